@@ -1,0 +1,180 @@
+"""Log-probabilities of response tokens, with logits only where they are needed.
+
+The output layer runs only at positions that predict a response token, a chunk of rows at a time, so that the `tokens x vocabulary`
+matrix never exists. With a frozen output layer the gradient with respect to the hidden state is formed in the same pass: it is
+d logp / d h = (onehot(y) - p) W up to the factor that arrives in backward, so the vocabulary product is made twice, not three
+times. With a trained one the chunk is recomputed in backward.
+
+Axes: `T` tokens of the row, `N` response tokens, `V` vocabulary, `D` width.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import Function, once_differentiable
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from manners.model.attention import TreePattern, attending
+from manners.model.tree import TokenTree
+from manners.ops.segments import segment_sum
+
+CHUNK_BYTES = 64 * 2**20
+"""Size of one chunk of logits. Larger gains nothing on a CPU; smaller costs matrix efficiency."""
+
+
+@dataclass(slots=True)
+class Scores:
+    """What a model says of the responses of a tree: `logp_N`, and `entropy_N` in nats where it was asked for (a metric: detached)."""
+
+    logp_N: Tensor
+    response_N: Tensor
+    responses: int
+    entropy_N: Tensor | None = None
+
+    @property
+    def logp_R(self) -> Tensor:
+        """Summed log-probability of each response."""
+        return segment_sum(self.logp_N, self.response_N, self.responses)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A model's output layer with what its family does to the logits: divided by a scaling (Granite), multiplied by a scale (Cohere),
+    soft-capped (Gemma 2). Called on hidden states (n, D), gives logits (n, V) in at least float32."""
+
+    layer: nn.Module
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, model: PreTrainedModel) -> "Head":
+        config = model.config.get_text_config()
+        scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+        layer = model.get_output_embeddings()
+        if layer is None:
+            raise TypeError(f"{type(model).__name__} has no output layer")
+        return cls(layer, scale, getattr(config, "final_logit_softcapping", None))
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        logits = self.layer(hidden)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+    @property
+    def trained(self) -> bool:
+        return any(p.requires_grad for p in self.layer.parameters())
+
+
+def trunk(model: PreTrainedModel, tree: TokenTree) -> Tensor:
+    """Last hidden states (T, D) of the row, by tree attention (which the model must be set to)."""
+    with attending(TreePattern(tree)):
+        return model.base_model(input_ids=tree.tokens_T[None], position_ids=tree.positions_T[None], use_cache=False)[0][0]
+
+
+def score(
+    model: PreTrainedModel,
+    tree: TokenTree,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    recompute: Any = None,
+) -> Scores:
+    """Log-probability of every response token of the tree under the model, differentiable.
+
+    Logits are divided by `temperature` before the softmax (algorithms: the same at sampling, scoring and learning, or ratios are
+    not 1). `recompute` is the `context_fn` for what is recomputed in backward (see roles.Backbone); entropy is a detached metric.
+    """
+    hidden_ND = trunk(model, tree).index_select(0, tree.predictor_N)
+    logp_N, entropy_N = token_logps(Head.of(model), hidden_ND, tree.target_N, temperature, entropy, recompute)
+    return Scores(logp_N, tree.response_N, tree.responses, entropy_N if entropy else None)
+
+
+def token_logps(
+    head: Head, hidden_ND: Tensor, target_N: Tensor, temperature: float = 1.0, entropy: bool = False, recompute: Any = None
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probability (N,) of each target given the hidden state that predicts it, and the entropy (N,) if asked for."""
+    if torch.is_grad_enabled() and head.trained:
+        return _trained_head(head, hidden_ND, target_N, temperature, entropy, recompute)
+    logp_N, entropy_N = _FrozenHead.apply(hidden_ND, target_N, head, temperature, entropy)
+    return logp_N, entropy_N if entropy else None
+
+
+def chunk_rows(head: Head, hidden_ND: Tensor) -> int:
+    """Rows of one chunk of logits."""
+    weight = getattr(head.layer, "weight", None)
+    vocabulary = weight.shape[0] if isinstance(weight, Tensor) else 2**16
+    return max(1, CHUNK_BYTES // (4 * vocabulary))
+
+
+def _logp_and_entropy(logits: Tensor, target: Tensor, entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """logp (n,), entropy (n,) (empty unless asked for) and log-sum-exp (n, 1) of a chunk."""
+    lse = torch.logsumexp(logits, -1, keepdim=True)
+    logp = (logits.gather(1, target[:, None]) - lse)[:, 0]
+    if not entropy:
+        return logp, logp.new_empty(0), lse
+    with torch.no_grad():
+        mean_logit = (torch.exp(logits - lse) * logits).sum(-1)
+    return logp, lse.detach()[:, 0] - mean_logit, lse
+
+
+class _FrozenHead(Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, target_N: Tensor, head: Head, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
+        wanted = ctx.needs_input_grad[0]
+        rows = chunk_rows(head, hidden_ND)
+        logps, entropies, gradients = [], [], []
+        for start in range(0, hidden_ND.shape[0], rows):
+            chunk, target = hidden_ND[start : start + rows].detach(), target_N[start : start + rows]
+            with torch.set_grad_enabled(wanted):
+                chunk.requires_grad_(wanted)
+                logits = head(chunk) / temperature if temperature != 1.0 else head(chunk)
+            plain = logits.detach()
+            logp, entropy_n, lse = _logp_and_entropy(plain, target, entropy)
+            logps.append(logp)
+            entropies.append(entropy_n)
+            if wanted:
+                # onehot(y) - p, the derivative of logp with respect to the logits
+                slope = torch.exp(plain - lse).neg_()
+                slope.scatter_add_(1, target[:, None], torch.ones_like(lse))
+                gradients.append(torch.autograd.grad(logits, chunk, slope)[0])
+            del logits, plain
+        empty = hidden_ND.new_empty(0, dtype=torch.promote_types(hidden_ND.dtype, torch.float32))
+        ctx.gradient_ND = torch.cat(gradients) if gradients else hidden_ND.new_zeros(hidden_ND.shape) if wanted else None
+        entropy_N = torch.cat(entropies) if entropies else empty
+        ctx.mark_non_differentiable(entropy_N)
+        return torch.cat(logps) if logps else empty, entropy_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        gradient_ND, ctx.gradient_ND = ctx.gradient_ND, None
+        if gradient_ND is None:
+            raise RuntimeError("backward through the same log-probabilities twice: score again instead")
+        return gradient_ND * grads[0][:, None].to(gradient_ND.dtype), None, None, None, None
+
+
+def _trained_head(
+    head: Head, hidden_ND: Tensor, target_N: Tensor, temperature: float, entropy: bool, recompute: Any
+) -> tuple[Tensor, Tensor | None]:
+    def chunk_logp(hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        logp, entropy_n, _ = _logp_and_entropy(head(hidden) / temperature, target, entropy)
+        return logp, entropy_n
+
+    rows = chunk_rows(head, hidden_ND)
+    more = {"context_fn": recompute} if recompute is not None else {}
+    chunks = [
+        checkpoint(chunk_logp, hidden_ND[s : s + rows], target_N[s : s + rows], use_reentrant=False, preserve_rng_state=False, **more)
+        for s in range(0, hidden_ND.shape[0], rows)
+    ]
+    if not chunks:
+        empty = hidden_ND.sum() * hidden_ND.new_zeros(0)
+        return empty, empty.detach() if entropy else None
+    logps, entropies = zip(*chunks, strict=True)
+    return torch.cat(logps), torch.cat(entropies) if entropy else None
