@@ -6,7 +6,7 @@ sets. What a family hands to its attention is honoured (sliding window, soft-cap
 otherwise refused by name: a silently dropped argument would be a silently wrong model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from manners.core.errors import InputError
-from manners.model.tree import TokenTree
+from manners.model.tree import Node, TokenTree
 
 NAME = "manners_tree"
 HARMLESS = frozenset(
@@ -80,9 +80,8 @@ class TreePattern:
         outputs = []
         for index, node in enumerate(self.tree.nodes):
             spans = self.tree.chain(index)
-            pick = lambda x, spans=spans: x[:, :, spans[0].start : spans[0].end] if len(spans) == 1 else torch.cat([x[:, :, s.start : s.end] for s in spans], 2)  # noqa: E501, E731
-            mask = self._mask(index, shape.window)
-            outputs.append(attend_span(query[:, :, node.start : node.end], pick(key), pick(value), mask, shape))
+            keys, values = _gather(key, spans), _gather(value, spans)
+            outputs.append(attend_span(query[:, :, node.start : node.end], keys, values, self._mask(index, shape.window), shape))
         return torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
 
     def _mask(self, index: int, window: int | None) -> Tensor | None:
@@ -95,6 +94,12 @@ class TreePattern:
             plain = len(chain) == 1 and (window is None or node.end - node.start <= window)
             self._masks[index, window] = None if plain else allowed(query_positions, key_positions, window)
         return self._masks[index, window]
+
+
+def _gather(row: Tensor, spans: Sequence[Node]) -> Tensor:
+    """The parts of a row (1, H, T, D) that a chain of nodes covers, end to end."""
+    parts = [row[:, :, span.start : span.end] for span in spans]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
 def allowed(query_positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:

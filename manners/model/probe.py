@@ -96,8 +96,8 @@ def plain_logps(model: PreTrainedModel, groups: list[TokenGroup]) -> Tensor:
 def _random_groups(model: PreTrainedModel, seed: int) -> list[TokenGroup]:
     generator = torch.Generator().manual_seed(seed)
     vocabulary = model.config.get_text_config().vocab_size
-    draw = lambda n: torch.randint(min(3, vocabulary - 1), vocabulary, (n,), generator=generator).tolist()  # noqa: E731
-    responses = lambda *lengths: [TokenResponse(draw(n), [True] * n) for n in lengths]  # noqa: E731
+    draw = lambda n: torch.randint(min(3, vocabulary - 1), vocabulary, (n,), generator=generator).tolist()
+    responses = lambda *lengths: [TokenResponse(draw(n), [True] * n) for n in lengths]
     return [TokenGroup(draw(9), responses(7, 5)), TokenGroup([], responses(11)), TokenGroup(draw(3), responses(4))]
 
 
@@ -111,5 +111,3 @@ def _check_layers(model: PreTrainedModel, pattern: TreePattern) -> None:
     sliding = "sliding_attention" in (getattr(config, "layer_types", None) or [])
     if sliding and pattern.windows <= {None}:
         raise InputError(f"{name} has sliding-window layers but does not hand the window to its attention; it is not supported.")
-
-

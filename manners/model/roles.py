@@ -7,6 +7,7 @@ forward, which the recompute restores and then asserts.
 """
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -134,7 +135,9 @@ class Backbone:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = get_peft_model_state_dict(self.model, adapter_name=adapter)
-        save_file({ADAPTER_PREFIX + k: v.detach().contiguous().clone() for k, v in weights.items()}, str(folder / "adapter_model.safetensors"))
+        save_file(
+            {ADAPTER_PREFIX + k: v.detach().contiguous().clone() for k, v in weights.items()}, str(folder / "adapter_model.safetensors")
+        )
         config = self._configs[adapter]
         kept = config.base_model_name_or_path, config.inference_mode
         config.base_model_name_or_path, config.inference_mode = base_name or None, True
@@ -147,7 +150,8 @@ class Backbone:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
             raise ValueError(f"role name '{name}' must be letters, digits, '_' and '-'")
         kept = {n: p.requires_grad for n, p in self._parameters()}
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft warns of a second adapter and of GPT-2's transposed layers, both meant here
             torch.manual_seed(seed)
             try:
                 inject_adapter_in_model(config, self.model, adapter_name=name)
@@ -190,7 +194,7 @@ class Backbone:
             self.model.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False, "context_fn": self.recompute})
             self.model.train()  # transformers checkpoints only layers in train mode; load has zeroed every dropout
         else:
-            self.model.gradient_checkpointing_disable()
+            self.model.activation_checkpointing_disable()
             self.model.eval()
 
     def recompute(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
@@ -222,9 +226,9 @@ class _Restore(AbstractContextManager[None]):
         self._check()
 
     def __exit__(self, *error: Any) -> None:
-        if error[0] is None:
-            self._check()
-        self._stacks.pop().__exit__(*error)
+        with self._stacks.pop():
+            if error[0] is None:
+                self._check()
 
     def _check(self) -> None:
         if self._backbone.active != self._role or attention.current_pattern() is not self._pattern:

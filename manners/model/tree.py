@@ -113,7 +113,7 @@ class TreeBuilder:
                 predictor.append(before)
                 target.append(self._tokens[place])
                 response.append(index)
-        as_long = lambda values: torch.tensor(values, dtype=torch.long)  # noqa: E731
+        as_long = lambda values: torch.tensor(values, dtype=torch.long)
         return TokenTree(
             as_long(self._tokens),
             as_long(self._positions),

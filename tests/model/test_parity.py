@@ -136,5 +136,8 @@ def test_the_probe_accepts_every_family_here(family):
 
 def test_the_probe_refuses_a_leak_by_name():
     backbone = Backbone(tiny("llama", dtype=torch.float32))
-    with patch.object(attention, "allowed", lambda q, k, w: torch.ones(len(q), len(k), dtype=torch.bool)), pytest.raises(Exception, match="LlamaForCausalLM"):
+    with (
+        patch.object(attention, "allowed", lambda q, k, w: torch.ones(len(q), len(k), dtype=torch.bool)),
+        pytest.raises(Exception, match="LlamaForCausalLM"),
+    ):
         probe(backbone)
