@@ -30,7 +30,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-tied": ("LlamaConfig", {"tie_word_embeddings": True}),
     "qwen2": ("Qwen2Config", {}),
     "qwen3": ("Qwen3Config", {"use_sliding_window": True, **SLIDING, **LAYERS}),
-    "gemma2": ("Gemma2Config", {**SLIDING, **LAYERS, "attn_logit_softcapping": 4.0, "final_logit_softcapping": 6.0, "query_pre_attn_scalar": 8}),
+    "gemma2": (
+        "Gemma2Config",
+        {**SLIDING, **LAYERS, "attn_logit_softcapping": 4.0, "final_logit_softcapping": 6.0, "query_pre_attn_scalar": 8},
+    ),
     "mistral": ("MistralConfig", SLIDING),
     "gpt2": (
         "GPT2Config",

@@ -1,0 +1,111 @@
+"""The command table: every command, its settings, the function it calls.
+
+Each key of a command's settings is an option (`--learning-rate 1e-5`), may stand in the file given with `--config`, and may be
+written as `learning_rate=1e-5`. Only the module of the command that was asked for is imported, so `manners --help` answers at once.
+"""
+
+import importlib
+import inspect
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+import manners
+from manners.core.config import Settings, load_settings
+from manners.core.console import console
+from manners.core.errors import MannersError
+
+
+class Command(NamedTuple):
+    """A row of the table: where the settings and the function are, and one line of help."""
+
+    module: str
+    settings: str
+    function: str
+    summary: str
+
+
+COMMANDS = {
+    "sft": Command("manners.train.sft", "SFTSettings", "sft", "Fine-tune on demonstrations or plain text."),
+    "dpo": Command("manners.train.preference", "DPOSettings", "dpo", "Train on preference pairs, without a judge."),
+    "generate": Command("manners.reason.generate", "GenerateSettings", "generate", "Answer a prompt, or each prompt of a file."),
+    "logprob": Command("manners.evaluate.logprob", "LogprobSettings", "logprob", "Log-probability of each given answer of a file."),
+    "export": Command("manners.model.export", "ExportSettings", "export", "Write a run as a plain folder that transformers loads."),
+    "quickstart": Command(
+        "manners.quickstart", "QuickstartSettings", "quickstart", "SFT, then DPO, on the starter set; show what changed."
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the `manners` command. Leaves with 0, 1 (Manners failed), 2 (bad input) or 130 (interrupted)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        _app(arguments)(arguments, standalone_mode=True)
+    except MannersError as error:
+        console.print("[bold red]error:[/] ", end="")
+        console.print(str(error), markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    except Exception:
+        traceback.print_exc()
+        console.print("This is a fault in Manners, not in your input. Please report it with the lines above.")
+        sys.exit(1)
+
+
+def _app(arguments: list[str]) -> typer.Typer:
+    app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=manners.__doc__)
+    asked = next((a for a in arguments if not a.startswith("-")), None)
+
+    @app.callback(invoke_without_command=True)
+    def version(show: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
+        if show:
+            print(manners.__version__)
+            raise typer.Exit
+
+    for name, row in COMMANDS.items():
+        app.command(name, help=row.summary)(_callback(row) if name == asked else (lambda: None))
+    return app
+
+
+def _callback(row: Command) -> Callable[..., None]:
+    """The function typer calls: its signature is made from the settings class, every key an option."""
+    module = importlib.import_module(row.module)
+    kind: type[Settings] = getattr(module, row.settings)
+
+    def run(config: str | None = None, as_json: bool = False, overrides: list[str] | None = None, **options: str | None) -> None:
+        words = [f"{key}={value}" for key, value in options.items() if value is not None]
+        result = getattr(module, row.function)(load_settings(kind, config, [*words, *(overrides or [])]))
+        if as_json:
+            print(json.dumps(result, ensure_ascii=False, default=str))
+
+    parameters = [
+        _parameter("overrides", list[str] | None, typer.Argument(help="Settings as key=value words.", metavar="[KEY=VALUE]...")),
+        _parameter("config", str | None, typer.Option("--config", help="YAML file of settings.")),
+        _parameter("as_json", bool, typer.Option("--json", help="End with one line of JSON on stdout, for programs."), False),
+    ]
+    for key, field in kind.model_fields.items():
+        dashed = "--" + key.replace("_", "-")
+        names = [dashed] if "_" not in key else [dashed, "--" + key]
+        default = "" if field.is_required() or field.default is None else f" [{field.default}]"
+        text = (field.description or "").replace("\n", " ") + default
+        parameters.append(_parameter(key, str | None, typer.Option(*names, help=text, metavar="VALUE", show_default=False)))
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def _parameter(name: str, kind: Any, option: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option], default=default)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Settings: pydantic models filled from a YAML file and `key=value` words, with errors that a newcomer can act on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from manners.core.errors import InputError, nearest
+
+
+class Settings(BaseModel):
+    """Base of every stage's settings: immutable, and a misspelt key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(kind: type[S], config: str | Path | None = None, overrides: Sequence[str] = ()) -> S:
+    """Settings of a stage from an optional YAML file and overriding `key=value` words (values are read as YAML).
+
+    Raises InputError for a missing or malformed file, a word without '=', an unknown key (naming the nearest known one), a missing
+    required key and a value of the wrong kind.
+    """
+    values = _read_yaml(Path(config)) if config is not None else {}
+    origin = dict.fromkeys(values, f"in {config}")
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            raise InputError(f"'{word}' is not a setting; write key=value, for example epochs=3.")
+        try:
+            values[key] = yaml.safe_load(text) if text else None
+        except yaml.YAMLError:
+            values[key] = text
+        origin[key] = "on the command line"
+    return make_settings(kind, values, origin)
+
+
+def make_settings(kind: type[S], values: dict[str, Any], origin: dict[str, str] | None = None) -> S:
+    """Settings from a dictionary, with the same errors as `load_settings`."""
+    origin = origin or {}
+    for key in values:
+        if key not in kind.model_fields:
+            where = f" {origin[key]}" if key in origin else ""
+            raise InputError(f"unknown setting '{key}'{where}; {nearest(key, kind.model_fields)}")
+    # YAML reads 1e-5 as text (it wants 1.0e-5); numbers written so are meant as numbers
+    values = {k: _number(v) for k, v in values.items()}
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"]) or "settings"
+        if problem["type"] == "missing":
+            raise InputError(f"the setting '{key}' is needed and was not given; add {key}=... or put it into the config file.") from None
+        where = f" {origin[key]}" if key in origin else ""
+        said = problem["msg"].removeprefix("Value error, ").rstrip(".")
+        given = f" (given: {problem['input']!r})" if "input" in problem and not isinstance(problem["input"], dict) else ""
+        raise InputError(f"the setting '{key}'{where} is wrong: {said[0].lower()}{said[1:]}{given}.") from None
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str) and value[:1] in "0123456789+-." and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"the config file {path} does not exist.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; --config takes a YAML file.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"the config file {path} is not UTF-8 text.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"the config file {path}{line} is not valid YAML: {getattr(error, 'problem', 'cannot be read')}.") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"the config file {path} must hold 'key: value' lines, not a {type(content).__name__}.")
+    return {str(k): v for k, v in content.items()}

@@ -1,0 +1,137 @@
+"""The one place that writes files: whole or not at all.
+
+A reader never meets a half-written file: text is written beside its target and renamed, folders are filled under a temporary name,
+flushed to disk and renamed. What a killed process leaves behind bears a name that nobody reads and the next run removes.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from manners.core.errors import InputError, MannersError
+
+PARTIAL = ".partial"
+"""Suffix of files and folders that are not finished."""
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write `path` into one sentence each."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise MannersError(
+                f"the disk is full: {path} could not be written; free some space and start again, what was saved before is kept."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputError(f"{path} cannot be written (permission denied); choose another folder with out=.") from error
+        raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a small file whole: into a neighbour first, then renamed over `path`. Raises MannersError when the disk is full."""
+    path = Path(path)
+    partial = path.with_name(path.name + PARTIAL)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(partial, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON whole, with sorted keys so that equal content is equal bytes."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def write_jsonl(path: str | Path, rows: list[dict[str, Any]]) -> None:
+    """Write a list of records whole, one JSON object a line."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object in a JSON file that Manners wrote."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def append_json(path: str | Path, row: dict[str, Any]) -> None:
+    """Add a record to a JSONL log. A kill may leave a half line at the end, which `read_jsonl` skips."""
+    with disk_errors(Path(path)), open(path, "a", encoding="utf-8", newline="\n") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """Records of a log that Manners wrote; a half-written last line is skipped, a missing file is empty."""
+    path = Path(path)
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_bytes().split(b"\n"):
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+@contextmanager
+def whole_folder(target: str | Path) -> Iterator[Path]:
+    """Yield an empty temporary folder to fill; on success it is flushed to disk and becomes `target`, on failure it is removed.
+
+    An existing target is moved out of the way in the same breath, so that no reader meets a mixture of old and new.
+    """
+    target = Path(target)
+    partial = target.with_name(target.name + PARTIAL)
+    with disk_errors(target):
+        remove(partial)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            for path in partial.rglob("*"):
+                _sync(path)
+            _sync(partial)
+            if target.exists():
+                retired = target.with_name(target.name + ".old" + PARTIAL)
+                remove(retired)
+                os.rename(target, retired)
+                os.rename(partial, target)
+                remove(retired)
+            else:
+                os.rename(partial, target)
+            _sync(target.parent)
+        except BaseException:
+            remove(partial)
+            raise
+
+
+def remove(path: str | Path) -> None:
+    """Remove a file or folder if it is there. A folder first gets a name that nobody reads, so that a kill leaves no half of it."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        if not path.name.endswith(PARTIAL):
+            doomed = path.with_name(path.name + ".gone" + PARTIAL)
+            shutil.rmtree(doomed, ignore_errors=True)
+            os.rename(path, doomed)
+            path = doomed
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,237 @@
+"""Sampling by continuous batching on the attention function that training uses.
+
+Jobs, one a sample, wait in a queue; each slot decodes one, and a slot that finishes takes the next job at once. A prompt runs once
+for all its samples. A sample's tokens depend on its prompt, the weights and its key (seed, stage, round, row, sample), not on
+company or order: attention goes slot by slot, draws are keyed, and matrix products get a number of rows at which a row's bits do
+not depend on that number (`stable_rows`). Mixtures of experts are the exception, for an expert's rows are whoever chose it.
+
+Axes: `S` slots that are drawn for, `V` vocabulary, `R` rows of a padded step, `D` width.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from manners.core.errors import InputError, MannersError, nearest
+from manners.core.records import Group, Message, Prompt, Response
+from manners.model.attention import attending
+from manners.model.cache import Prefill, SlotCache
+from manners.model.draw import Sampling, draw, stream_key, uniform
+from manners.model.roles import BASE, Backbone
+from manners.model.score import Head
+
+OnToken = Callable[[int, int, int], None]
+"""Called with (index of the prompt in the call, sample, token id) for every token drawn."""
+Progress = Callable[[int], None]
+"""Called with the number of finished samples whenever one finishes."""
+
+
+class SamplerFormat(Protocol):
+    """What a sampler needs of a chat format."""
+
+    stop_ids: frozenset[int]
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]: ...
+
+    def decode(self, token_ids: Sequence[int]) -> str: ...
+
+
+class AnySampler(Protocol):
+    """What answers prompts: a `Sampler`, a `ScriptedSampler`, or something that wraps one."""
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        samples: int = 1,
+        rows: Sequence[int] | None = None,
+        on_token: OnToken | None = None,
+        progress: Progress | None = None,
+    ) -> list[Group]: ...
+
+
+@dataclass(slots=True)
+class Drawn:
+    """A sample as tokens, with the stop token if one was drawn. See `Response` for the two kinds of log-probability.
+
+    A greedy sample has the untruncated policy's log-probabilities in both.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    policy_logprobs: list[float] = field(default_factory=list)
+    finish_reason: str = ""
+
+
+def stable_rows(rows: int) -> int:
+    """The smallest number of rows, at least `rows`, to which a product is padded so that a row's bits do not depend on the number.
+
+    The hook for a probe of this machine. Multiples of 4 are stable for float32 in MKL on one and two threads, as far as tried; 1-3,
+    5-7 and 9-11 are not.
+    """
+    return -(-rows // 4) * 4
+
+
+@contextmanager
+def decoding_model(backbone: Backbone, role: str) -> Iterator[PreTrainedModel]:
+    """The model that decodes as `role`, in eval mode and without gradients; on leaving, all is as it was.
+
+    The place for a decoding copy of the weights with the adapter merged; now the adapter runs beside them.
+    """
+    model = backbone.model
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        # Not inference_mode: a buffer that a model makes while sampling (some rotary embeddings do) could not be trained with later.
+        with torch.no_grad(), backbone.role(role):
+            yield model
+    finally:
+        for module in training:
+            module.training = True
+
+
+def max_positions(model: PreTrainedModel) -> int | None:
+    """How many positions a row may have, or None if the config does not say."""
+    config = model.config.get_text_config()
+    rope: Any = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":  # beyond the original length its angles hang on the longest slot of the row
+        original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+        if original:
+            return int(original)
+    return getattr(config, "max_position_embeddings", None)
+
+
+class Sampler:
+    """Samples as `role` from a backbone. `slots` is the largest number of samples that decode together."""
+
+    def __init__(self, backbone: Backbone, fmt: SamplerFormat, *, role: str = BASE, slots: int = 32):
+        if slots < 1:
+            raise InputError(f"slots must be 1 or more, not {slots}.")
+        self.backbone, self.fmt, self.role, self.slots = backbone, fmt, role, slots
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        samples: int = 1,
+        rows: Sequence[int] | None = None,
+        on_token: OnToken | None = None,
+        progress: Progress | None = None,
+    ) -> list[Group]:
+        """A group with `samples` responses for each prompt, in order.
+
+        `rows` names each prompt's row, which is part of the key of its draws and becomes `Group.row`; without it the place in the
+        call does. Equal prompts in different rows draw differently. Raises InputError for a prompt that does not fit the model.
+        """
+        rows = list(range(len(prompts))) if rows is None else list(rows)
+        ids = [self.fmt.prompt_ids(prompt) for prompt in prompts]
+        drawn = self.sample_ids(
+            ids, sampling, samples=samples, rows=rows, stop_ids=self.fmt.stop_ids, on_token=on_token, progress=progress
+        )
+        return [
+            Group(prompt, [self._response(d, sampling) for d in given], row=row)
+            for prompt, given, row in zip(prompts, drawn, rows, strict=True)
+        ]
+
+    def _response(self, drawn: Drawn, sampling: Sampling) -> Response:
+        return Response(
+            (Message("assistant", self.fmt.decode(drawn.token_ids)),),
+            token_ids=drawn.token_ids,
+            logprobs=drawn.logprobs,
+            policy_logprobs=drawn.policy_logprobs,
+            finish_reason=drawn.finish_reason,
+            sampler=f"{self.role} {sampling}",
+        )
+
+    def sample_ids(
+        self,
+        prompt_ids: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        samples: int = 1,
+        rows: Sequence[int] | None = None,
+        stop_ids: frozenset[int],
+        on_token: OnToken | None = None,
+        progress: Progress | None = None,
+    ) -> list[list[Drawn]]:
+        """The same on tokens: for each prompt a list of `samples` draws."""
+        rows = range(len(prompt_ids)) if rows is None else rows
+        if len(rows) != len(prompt_ids):
+            raise ValueError(f"{len(rows)} rows for {len(prompt_ids)} prompts")
+        self._check_lengths(prompt_ids, rows, sampling.max_new_tokens)
+        jobs = [
+            _Job(index, sample, ids, stream_key(sampling, row, sample))
+            for index, (ids, row) in enumerate(zip(prompt_ids, rows, strict=True))
+            for sample in range(samples)
+        ]
+        if jobs:
+            with decoding_model(self.backbone, self.role) as model:
+                _Run(model, jobs, self.slots, sampling, stop_ids, on_token, progress).run()
+        return [[job.drawn for job in jobs[i * samples : (i + 1) * samples]] for i in range(len(prompt_ids))]
+
+    def _check_lengths(self, prompt_ids: Sequence[Sequence[int]], rows: Sequence[int], new: int) -> None:
+        limit = max_positions(self.backbone.model)
+        for ids, row in zip(prompt_ids, rows, strict=True):
+            if not ids:
+                raise InputError(f"Row {row}: the prompt has no tokens; sampling needs at least a begin token to start from.")
+            if limit is not None and len(ids) + new > limit:
+                raise InputError(
+                    f"Row {row}: the prompt has {len(ids)} tokens, with max_new_tokens={new} more than the model's {limit} positions; "
+                    "shorten the prompt or lower max_new_tokens."
+                )
+
+
+@dataclass(slots=True)
+class _Job:
+    """One sample to draw: prompt `index` of the call, sample number, and the key of its draws."""
+
+    index: int
+    sample: int
+    prompt_ids: Sequence[int]
+    key: bytes
+    drawn: Drawn = field(default_factory=Drawn)
+
+
+class _Run:
+    """One call's queue, slots and cache."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        jobs: Sequence[_Job],
+        slots: int,
+        sampling: Sampling,
+        stop_ids: frozenset[int],
+        on_token: OnToken | None,
+        progress: Progress | None,
+    ):
+        self.model, self.head, self.device = model, Head.of(model), next(model.parameters()).device
+        self.sampling, self.stop_ids, self.on_token, self.progress = sampling, stop_ids, on_token, progress
+        self.queue = deque(jobs)
+        self.slots: list[_Job | None] = [None] * min(slots, len(jobs))
+        self.cache = SlotCache(len(self.slots), max(len(job.prompt_ids) for job in jobs) + sampling.max_new_tokens)
+        self.finished = 0
+
+    def run(self) -> None:
+        while True:
+            self._admit()
+            active = [slot for slot, job in enumerate(self.slots) if job is not None]
+            if not active:
+                return
+            self._draw(active, self._step(active))
+
+    def _admit(self) -> None:
+        """Give every free slot a job. A job's first token is drawn here, from the prompt's own logits."""
+        prompt, ids, logits_1V = None, None, None
+        while self.queue and None in self.slots:
+            if prompt is None or self.queue[0].prompt_ids != ids:
+                ids = self.queue[0].prompt_ids
+                prompt, logits_1V = self._prefill(ids)

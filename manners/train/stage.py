@@ -1,0 +1,225 @@
+"""What all trainers on a file of rows share: settings, loading, the loop over steps with checkpoints, the result.
+
+A trainer file (sft.py, preference.py) says what its loss is and calls these in order; nothing here knows an algorithm.
+"""
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+import manners
+from manners.core import files
+from manners.core.console import console, progress
+from manners.core.errors import InputError
+from manners.core.records import TokenGroup
+from manners.core.run import RunFolder, file_hash
+from manners.data.chat import ChatFormat
+from manners.data.formats import DataFile, parse_map, read
+from manners.model.export import merged_model, save_tokenizer
+from manners.model.load import ModelSource, load_model, load_tokenizer, resolve
+from manners.model.probe import probe
+from manners.model.roles import BASE, Backbone, Lora
+from manners.train.learner import Learner, Loss, OptimizerSettings, batches, count_steps
+
+POLICY = "policy"
+"""The role that is trained when fine-tuning by LoRA; full fine-tuning trains BASE."""
+
+
+class TrainSettings(OptimizerSettings):
+    """Keys of every trainer that learns from a file of rows."""
+
+    model: str = "smollm2-135m-instruct"
+    """Folder, run, adapter, hub id or alias."""
+    data: str
+    """File of rows (JSONL, JSON, CSV, Parquet) or hub data set."""
+    out: str
+    """Run folder to write."""
+    format: str = "auto"
+    """How messages become text: plain, chatml, template (the tokenizer's own), auto (template if there is one, else plain)."""
+    map: str | None = None
+    """Column map for rows of an unknown shape, such as prompt=query,completion=reply."""
+    rows: Annotated[int, Field(ge=1)] | None = None
+    """Use the first so many rows only."""
+    max_length: Annotated[int, Field(ge=2)] = 1024
+    """Longest prompt plus response in tokens."""
+    finetune: Literal["lora", "full"] = "lora"
+    lora_rank: Annotated[int, Field(ge=1)] = 16
+    lora_alpha: Annotated[float, Field(gt=0)] = 32.0
+    lora_targets: str = "all-linear"
+    """Comma-separated names of the layers to adapt, or all-linear."""
+
+
+@dataclass(slots=True)
+class Stage:
+    """A model ready to train and the rows it learns from."""
+
+    source: ModelSource
+    backbone: Backbone
+    role: str
+    format: ChatFormat
+    data: DataFile
+    groups: list[TokenGroup]
+    probe_gap: float
+
+
+def identifying(settings: TrainSettings, stage: str) -> dict[str, Any]:
+    """What can change a stage's output: its settings but for those that only say where and how often to write, and its data."""
+    content = settings.model_dump(exclude={"out", "save_every"})
+    path = Path(settings.data)
+    return {"stage": stage, **content, "data_sha256": file_hash(path) if path.is_file() else None}
+
+
+def prepare(settings: TrainSettings, kinds: Sequence[str]) -> Stage:
+    """Load the rows, the model and the adapter to train, encode the rows and probe the model.
+
+    `kinds` are the kinds of rows that the trainer can use. Raises InputError for rows of another kind, rows that do not fit, and
+    models that cannot be trained.
+    """
+    data = read(settings.data, column_map=parse_map(settings.map) if settings.map else None, limit=settings.rows)
+    if data.kind not in kinds:
+        raise InputError(
+            f"{settings.data} holds {data.kind} ({data.shape} rows); this trainer needs {' or '.join(kinds)}. "
+            "Give another file, or name the columns with map=."
+        )
+    source = resolve(settings.model)
+    tokenizer = load_tokenizer(source)
+    chat_format = ChatFormat.of(tokenizer, settings.format)
+    groups = [chat_format.encode(group, max_length=settings.max_length) for group in data.groups]
+    for index, group in enumerate(groups):
+        group.row = index  # a row of the file may hold several groups
+    backbone, role = load_backbone(source, settings, tokenizer)
+    gap = probe(backbone)
+    return Stage(source, backbone, role, chat_format, data, groups, gap)
+
+
+def load_backbone(source: ModelSource, settings: TrainSettings, tokenizer: Any) -> tuple[Backbone, str]:
+    """The model with the weights to train: a fresh adapter, the adapter that the source names, or all weights."""
+    if settings.finetune == "full":
+        backbone = Backbone(merged_model(source), tokenizer, source.base)
+        backbone.train_base()
+        return backbone, BASE
+    backbone = Backbone(load_model(source), tokenizer, source.base)
+    if source.adapter is not None:
+        backbone.load_adapter(POLICY, source.adapter)
+    else:
+        targets = settings.lora_targets if settings.lora_targets == "all-linear" else settings.lora_targets.split(",")
+        backbone.add_adapter(POLICY, Lora(settings.lora_rank, settings.lora_alpha, targets), seed=settings.seed)
+    return backbone, POLICY
+
+
+def describe(settings: TrainSettings, stage: Stage, learning_rate: float) -> None:
+    """Print the resolved settings that matter and the plan that follows from them."""
+    tokens = sum(g.tokens for g in stage.groups)
+    targets = sum(g.targets for g in stage.groups)
+    trained = sum(p.numel() for p in stage.backbone.trainable(stage.role).values())
+    steps = count_steps(len(stage.groups), settings.batch_size, settings.epochs)
+    console.print(
+        f"[bold]{settings.data}[/]: {stage.data.shape}, {len(stage.groups):,} rows, {tokens:,} tokens, {targets:,} trained "
+        f"({stage.format.name} format)"
+    )
+    for row, why in stage.data.refused[:3]:
+        console.print(f"  row {row} left out: {why}")
+    if len(stage.data.refused) > 3:
+        console.print(f"  and {len(stage.data.refused) - 3:,} more rows left out")
+    for note, count in {**stage.data.notes, **stage.format.counts}.items():
+        console.print(f"  {note}: {count:,}")
+    console.print(
+        f"[bold]{settings.model}[/]: {settings.finetune}, {trained:,} trained weights, tree equals plain within {stage.probe_gap:.1g} nats"
+    )
+    console.print(
+        f"{steps:,} steps of {settings.batch_size} rows, learning rate {learning_rate:g} ({settings.schedule}), "
+        f"micro-batches of {settings.micro_tokens:,} tokens, seed {settings.seed}, {torch.get_num_threads()} threads"
+    )
+
+
+def fit(run: RunFolder, learner: Learner, groups: Sequence[TokenGroup], loss: Loss, settings: TrainSettings, name: str) -> None:
+    """Run all steps from the newest checkpoint on, or from the first; save one every `save_every` steps and when interrupted.
+
+    An interrupted run ends in the same weights, bit for bit, as one that was not.
+    """
+    if run.checkpoints:
+        state = learner.restore(run.checkpoints[-1])
+        console.print(f"going on from step {state['step']:,} of {learner.total_steps:,}")
+    run.rewind(learner.step_index)
+    with progress() as bar, interruptible() as interrupted:
+        task = bar.add_task(name, total=learner.total_steps, completed=learner.step_index, note="")
+        for step, indices in enumerate(batches(len(groups), settings.batch_size, settings.epochs, settings.seed)):
+            if step < learner.step_index:
+                continue
+            metrics = learner.step([groups[i] for i in indices], loss)
+            run.log({**metrics, "epoch": step * settings.batch_size / len(groups)})
+            bar.update(task, advance=1, note=f"loss {metrics['loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s")
+            due = learner.step_index % settings.save_every == 0 and learner.step_index < learner.total_steps
+            if due or interrupted.is_set():
+                with run.checkpoint(learner.step_index) as folder:
+                    learner.save(folder, {"data_cursor": {"step": learner.step_index, "seed": settings.seed, "rows": len(groups)}})
+            if interrupted.is_set():
+                console.print(f"stopped after step {learner.step_index:,} and saved; the same command goes on from there.")
+                raise KeyboardInterrupt
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """Within this block the first Ctrl-C sets the event instead of raising, so that a step is finished and saved; a second raises."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def note(*_: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def finish(run: RunFolder, stage: Stage, settings: TrainSettings, name: str, started: float, extra: dict[str, Any]) -> dict[str, Any]:
+    """Write the trained model where the ecosystem finds it, then the manifest. Returns the manifest."""
+    with files.whole_folder(run.path / "model") as folder:
+        if stage.role == BASE:
+            stage.backbone.model.save_pretrained(str(folder))
+        else:
+            stage.backbone.save_adapter(stage.role, folder, base_name=base_name(settings.model, stage.source))
+        save_tokenizer(stage.backbone.tokenizer, folder, stage.format.template)
+    steps = [r for r in run.metrics if "loss" in r]
+    manifest = {
+        "stage": name,
+        "manners": manners.__version__,
+        "torch": torch.__version__,
+        "settings": settings.model_dump(),
+        "rows": len(stage.groups),
+        "refused": len(stage.data.refused),
+        "notes": dict(Counter(stage.data.notes) + stage.format.counts),
+        "tokens": sum(r["tokens"] for r in steps),
+        "steps": len(steps),
+        "first_loss": steps[0]["loss"] if steps else None,
+        "last_loss": steps[-1]["loss"] if steps else None,
+        "training_seconds": round(sum(r["seconds"] for r in steps), 3),
+        "wall_seconds": round(time.time() - started, 3),
+        "tree_against_plain_nats": stage.probe_gap,
+        **extra,
+    }
+    run.finish(manifest)
+    return manifest
+
+
+def base_name(model: str, source: ModelSource) -> str:
+    """What an adapter's config calls its base: the alias or hub id, or a folder's absolute path."""
+    if source.adapter is None:
+        return str(Path(model).resolve()) if Path(model).is_dir() else model
+    config = files.read_json(source.adapter / "adapter_config.json")
+    return str(config.get("base_model_name_or_path") or source.base)
