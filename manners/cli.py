@@ -10,7 +10,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import typer
 
@@ -43,12 +43,12 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `manners` command. Leaves with 0, 1 (Manners failed), 2 (bad input) or 130 (interrupted)."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = [_dashed(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     try:
         _app(arguments)(arguments, standalone_mode=True)
     except MannersError as error:
-        console.print("[bold red]error:[/] ", end="")
-        console.print(str(error), markup=False)
+        console.print("error: ", style="bold red", end="")
+        console.print(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         console.print("interrupted")
@@ -59,6 +59,12 @@ def main(arguments: list[str] | None = None) -> None:
         traceback.print_exc()
         console.print("This is a fault in Manners, not in your input. Please report it with the lines above.")
         sys.exit(1)
+
+
+def _dashed(word: str) -> str:
+    """`--learning_rate` as `--learning-rate`: both are understood, one is shown."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else word
 
 
 def _app(arguments: list[str]) -> typer.Typer:
@@ -93,11 +99,11 @@ def _callback(row: Command) -> Callable[..., None]:
         _parameter("as_json", bool, typer.Option("--json", help="End with one line of JSON on stdout, for programs."), False),
     ]
     for key, field in kind.model_fields.items():
-        dashed = "--" + key.replace("_", "-")
-        names = [dashed] if "_" not in key else [dashed, "--" + key]
-        default = "" if field.is_required() or field.default is None else f" [{field.default}]"
-        text = (field.description or "").replace("\n", " ") + default
-        parameters.append(_parameter(key, str | None, typer.Option(*names, help=text, metavar="VALUE", show_default=False)))
+        name = "--" + key.replace("_", "-")
+        default = "needed" if field.is_required() else "" if field.default is None else f"default {field.default}"
+        text = " ".join(filter(None, [(field.description or "").replace("\n", " "), default and f"({default})"]))
+        choices = "|".join(map(str, get_args(field.annotation))) if get_origin(field.annotation) is Literal else "VALUE"
+        parameters.append(_parameter(key, str | None, typer.Option(name, help=text, metavar=choices, show_default=False)))
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in parameters}
     return run

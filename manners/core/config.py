@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -20,7 +21,8 @@ S = TypeVar("S", bound=Settings)
 
 
 def load_settings(kind: type[S], config: str | Path | None = None, overrides: Sequence[str] = ()) -> S:
-    """Settings of a stage from an optional YAML file and overriding `key=value` words (values are read as YAML).
+    """Settings of a stage from an optional YAML file and overriding `key=value` words (values are read as YAML,
+    but where the setting is text, as they stand).
 
     Raises InputError for a missing or malformed file, a word without '=', an unknown key (naming the nearest known one), a missing
     required key and a value of the wrong kind.
@@ -31,10 +33,7 @@ def load_settings(kind: type[S], config: str | Path | None = None, overrides: Se
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise InputError(f"'{word}' is not a setting; write key=value, for example epochs=3.")
-        try:
-            values[key] = yaml.safe_load(text) if text else None
-        except yaml.YAMLError:
-            values[key] = text
+        values[key] = _value(kind, key, text)
         origin[key] = "on the command line"
     return make_settings(kind, values, origin)
 
@@ -47,7 +46,7 @@ def make_settings(kind: type[S], values: dict[str, Any], origin: dict[str, str] 
             where = f" {origin[key]}" if key in origin else ""
             raise InputError(f"unknown setting '{key}'{where}; {nearest(key, kind.model_fields)}")
     # YAML reads 1e-5 as text (it wants 1.0e-5); numbers written so are meant as numbers
-    values = {k: _number(v) for k, v in values.items()}
+    values = {k: v if _is_text(kind, k) else _number(v) for k, v in values.items()}
     try:
         return kind(**values)
     except ValidationError as error:
@@ -57,8 +56,28 @@ def make_settings(kind: type[S], values: dict[str, Any], origin: dict[str, str] 
             raise InputError(f"the setting '{key}' is needed and was not given; add {key}=... or put it into the config file.") from None
         where = f" {origin[key]}" if key in origin else ""
         said = problem["msg"].removeprefix("Value error, ").rstrip(".")
-        given = f" (given: {problem['input']!r})" if "input" in problem and not isinstance(problem["input"], dict) else ""
+        said = said.replace("Input should be", "it must be", 1)
+        given = f" (given: {'nothing' if problem['input'] is None else repr(problem['input'])})"
         raise InputError(f"the setting '{key}'{where} is wrong: {said[0].lower()}{said[1:]}{given}.") from None
+
+
+def _value(kind: type[Settings], key: str, text: str) -> Any:
+    """What a word on the command line means: itself where the setting is text (prompts hold ': ', folders are called 2024), else YAML."""
+    if not text or (_is_text(kind, key) and text not in ("null", "~")):
+        return text or None
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):  # ValueError: what looks like a date and is none
+        return text
+
+
+def _is_text(kind: type[Settings], key: str) -> bool:
+    """Whether a setting takes text and nothing else but None."""
+    if key not in kind.model_fields:
+        return False
+    annotation = kind.model_fields[key].annotation
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return all(k in (str, type(None)) or (get_origin(k) is Literal and all(isinstance(v, str) for v in get_args(k))) for k in kinds)
 
 
 def _number(value: Any) -> Any:
@@ -79,6 +98,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is a folder; --config takes a YAML file.") from None
     except UnicodeDecodeError:
         raise InputError(f"the config file {path} is not UTF-8 text.") from None
+    except OSError as error:
+        raise InputError(f"the config file {path} cannot be read ({error.strerror}).") from None
+    except ValueError as error:
+        raise InputError(f"the config file {path} holds a value that cannot be read: {error}.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

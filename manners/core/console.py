@@ -4,8 +4,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-console = Console(stderr=True, highlight=False)
-"""Where progress, plans and warnings go."""
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+"""Where progress, plans and warnings go. What is printed is printed as it stands: paths and chat templates hold `[/INST]` and `:x:`."""
 
 
 class _Note(ProgressColumn):

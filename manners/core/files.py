@@ -8,6 +8,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,14 +26,29 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write `path` into one sentence each."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except MannersError:
+        raise
+    except Exception as error:
+        code = _errno(error)
+        if code in (errno.ENOSPC, errno.EDQUOT):
             raise MannersError(
                 f"the disk is full: {path} could not be written; free some space and start again, what was saved before is kept."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise InputError(f"{path} cannot be written (permission denied); choose another folder with out=.") from error
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputError(f"{path} cannot be written (permission denied); choose another place with out=.") from error
+        if code in (errno.ENOTDIR, errno.EEXIST):
+            raise InputError(f"{path} cannot be made, because a part of that path is a file; choose another place with out=.") from error
+        if code == errno.EISDIR:
+            raise InputError(f"{path} is a folder, and a file is to be written; give out= the name of a file.") from error
         raise
+
+
+def _errno(error: Exception) -> int | None:
+    """The operating system's number of an error. Safetensors (Rust) raises its own kind of error and tells the number in the text."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -9,6 +9,7 @@
 Finished means skip, a checkpoint without a manifest means resume, else run.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
@@ -91,25 +92,39 @@ def open_run(path: str | Path, settings: dict[str, Any], identifying: dict[str, 
     folder, if it belongs to a run of other settings (naming what differs), or if it holds something else.
     """
     path = Path(path)
-    if path.is_file():
-        raise InputError(f"{path} is a file; out= takes a folder.")
-    if path.is_dir() and any(path.iterdir()) and not (path / "settings.json").exists() and not (path / ".lock").exists():
-        raise InputError(f"{path} holds other files and is not a run folder; choose another out=.")
     with files.disk_errors(path):
+        made = not path.exists()
+        if path.is_file():
+            raise InputError(f"{path} is a file; out= takes a folder.")
+        if path.is_dir() and not (path / "settings.json").exists() and not _untouched(path):
+            raise InputError(f"{path} holds other files and is not a run folder; choose another out=.")
         path.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path / ".lock")
+        lock = FileLock(path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"another process is running in {path}; wait for it, or choose another out=.") from None
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"another process is running in {path}; wait for it, or choose another out=.") from None
-    try:
-        _check_settings(path, identifying)
+        if not _untouched(path):
+            _check_settings(path, identifying)
         for stale in [*path.glob("*" + files.PARTIAL), *path.glob("checkpoints/*" + files.PARTIAL)]:
             files.remove(stale)
         files.write_json(path / "settings.json", {"settings": settings, "identifying": identifying, "identity": identity(identifying)})
         yield RunFolder(path)
     finally:
+        # What failed before it began (a misspelt file, say) leaves nothing that the corrected command would stumble over.
+        if _untouched(path):
+            files.remove(path / "settings.json")
+            if made:
+                with contextlib.suppress(OSError):  # not empty any more: another process has begun to use it
+                    (path / ".lock").unlink(missing_ok=True)
+                    path.rmdir()
         lock.release()
+
+
+def _untouched(path: Path) -> bool:
+    """Whether nothing has come of a run yet, so that it may as well be another one."""
+    return path.is_dir() and all(e.name in (".lock", "settings.json") or e.name.endswith(files.PARTIAL) for e in path.iterdir())
 
 
 def _check_settings(path: Path, identifying: dict[str, Any]) -> None:
@@ -121,9 +136,10 @@ def _check_settings(path: Path, identifying: dict[str, Any]) -> None:
     except (ValueError, KeyError) as error:
         raise MannersError(f"{existing} cannot be read ({error}); remove {path} to start anew.") from error
     now = json.loads(json.dumps(identifying, default=str))
-    for key in sorted(set(before) | set(now)):
-        if before.get(key) != now.get(key):
-            raise InputError(
-                f"{path} holds a run with {key}={before.get(key)!r}, now it is {now.get(key)!r}; "
-                f"choose another out=, or remove {path} to start anew."
-            )
+    advice = f"choose another out=, or remove {path} to start anew."
+    for key in sorted(set(before) | set(now), key=lambda key: (key != "stage", key)):  # another stage has other keys, too
+        if before.get(key) == now.get(key):
+            continue
+        if key.endswith("_sha256"):  # the file's name sorts first, so it is the same one
+            raise InputError(f"{path} holds a run made before {now.get(key.removesuffix('_sha256'))} was changed; {advice}")
+        raise InputError(f"{path} holds a run with {key}={before.get(key)!r}, now it is {now.get(key)!r}; {advice}")

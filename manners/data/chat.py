@@ -4,10 +4,10 @@ How an answer's span is found. Each stripped content is wrapped in a pair of pri
 own renderer runs over the marked and over the plain messages. If removing the marks gives the plain rendering, the marked one is a
 list of alternating pieces, template text and contents, and nothing has to be guessed; if not, the template is refused.
 
-How pieces become tokens. What the model reads and what it writes are tokenized apart, each as a whole, as any other program would;
-so a prompt's tokens do not depend on the answer. Where a content spells out a control token, its pieces are tokenized one by one and
-the content without control tokens: a literal `<|im_start|>` typed by a user stays text. One space at the end of template text
-belongs to the content after it: `[INST] hi` is `[INST]` and ` hi` to every tokenizer that glues a space to the next word.
+How pieces become tokens. What the model reads and what it writes are tokenized apart, each as a whole, as other programs do, so
+that a prompt's tokens do not depend on the answer. Where a content spells out a control token, the pieces are tokenized one by one,
+contents without control tokens: a literal `<|im_start|>` typed by a user stays text. One space at the end of template text belongs
+to the content after it: `[INST] hi` is `[INST]` and ` hi` to every tokenizer that glues a space to the next word.
 
 What is trained. All that the model has to write itself: from the end of the generation prompt to the stop token. That is the answer
 and its stop token, and where a template writes more, that too: Llama-2's spaces around an answer, Qwen3's empty think block.
@@ -385,7 +385,8 @@ class ChatFormat:
             stop = self._tokenizer.eos_token
         if stop is None:
             raise _Refused("it writes no control token after an answer and the tokenizer has no end token (eos_token)")
-        self._stop: int = self._encoder.control.get(stop, self._tokenizer.eos_token_id)
+        end_id: int = self._tokenizer.eos_token_id if stop == self._tokenizer.eos_token else self._encoder.control[stop]
+        self._stop = end_id
         self.stop_ids = frozenset({self._stop})
         # gpt-oss ends its last answer with one token and earlier ones with another, which does not end what a sampler draws.
         ends = {stop, inner[0]} if end is not None and inner is not None else {stop}

@@ -32,9 +32,10 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[^/\s]+){0,2}")
 
 
 def read_rows(name: str, *, streaming: bool = False) -> tuple[str, NumberedRows]:
-    """What to call a row of `name` ("line" or "row") and its rows, numbered from 1. `streaming` fetches no more of the hub than used.
+    """What to call a row of `name` ("line" or "row") and its rows, numbered from 1.
 
-    Raises InputError for what is missing, not a file, or of no known ending; the iterator raises it for what cannot be parsed.
+    `streaming` fetches no more from the hub than is used. Raises InputError for what is missing, not a file, or of no known
+    ending; the iterator raises it for what cannot be parsed.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -147,7 +148,9 @@ def _object(name: str, line: int, text: str, following: bytes, rest: Any) -> Row
         if error.msg.startswith("Unterminated string"):
             if following.lstrip().startswith(b'{"'):
                 raise InputError(f"{where} is half-written, yet more follows: delete that line or write it again.") from None
-            raise InputError(f"{where} ends inside a string: it holds a raw line break; write that as \\n, one row a line.") from None
+            raise InputError(
+                f"{where} ends inside a string: it holds a raw line break; write that as \\n, one row a line."
+            ) from None
         if error.msg.startswith("Invalid control character"):
             char = text[error.pos]
             what = "a raw line break (carriage return)" if char == "\r" else f"the raw control character {char!r}"
@@ -155,7 +158,7 @@ def _object(name: str, line: int, text: str, following: bytes, rest: Any) -> Row
         hint = "; if the file is one JSON value over many lines, name it .json" if line == 1 and text in ("[", "{") else ""
         raise InputError(f"{where}, column {error.colno} is not JSON: {error.msg.lower()}{hint}.") from None
     if not isinstance(value, dict):
-        raise InputError(f"{name}, line {line} holds {_a(value)}; each line must be an object such as {{\"prompt\": ...}}.")
+        raise InputError(f'{name}, line {line} holds {_a(value)}; each line must be an object such as {{"prompt": ...}}.')
     return value
 
 
@@ -205,7 +208,7 @@ def _json(name: str, path: Path) -> NumberedRows:
         raise InputError(f"{name} holds an empty list: no rows.")
     for number, row in enumerate(value, 1):
         if not isinstance(row, dict):
-            raise InputError(f"{name}, row {number} holds {_a(row)}; each row must be an object such as {{\"prompt\": ...}}.")
+            raise InputError(f'{name}, row {number} holds {_a(row)}; each row must be an object such as {{"prompt": ...}}.')
         yield number, row
 
 

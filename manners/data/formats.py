@@ -90,7 +90,9 @@ def _turn(item: object, field: str, notes: Notes) -> Message:
     if not isinstance(item, Mapping):
         raise RowRefused(f"'{field}' lists something other than messages")
     if "role" not in item and "from" not in item:
-        raise RowRefused(f"'{field}' holds an object that is no message (map a part of it: {field}={field}.{next(iter(item), 'part')})")
+        raise RowRefused(
+            f"'{field}' holds an object that is no message (map a part of it: {field}={field}.{next(iter(item), 'part')})"
+        )
     name = item.get("role", item.get("from"))
     role = ROLE_NAMES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
@@ -101,7 +103,8 @@ def _turn(item: object, field: str, notes: Notes) -> Message:
         content = "".join(_part(part, field, notes) for part in content)
     if role == "assistant" and calls:
         notes["tool calls written as JSON"] += 1
-        content = "\n".join(filter(None, (content, json.dumps(calls, ensure_ascii=False))))
+        said = "" if content is None else _text(content, "content", notes)
+        content = "\n".join(filter(None, (said, json.dumps(calls, ensure_ascii=False))))
     return Message(role, "" if content is None else _text(content, "content", notes))
 
 
@@ -158,7 +161,9 @@ def hh_turns(text: str, notes: Notes) -> Turns:
     if text.startswith(("Human:", "Assistant:")):
         text = "\n\n" + text
     lead, *parts = _HH_MARK.split(text)
-    found = [Message("user" if who == "Human" else "assistant", said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)]
+    found = [
+        Message("user" if who == "Human" else "assistant", said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)
+    ]
     if lead.strip():
         found.insert(0, Message("user", lead.strip()))
     merged: Turns = []
@@ -311,11 +316,12 @@ def labelled_row(row: Row, notes: Notes) -> list[Group]:
 def alpaca_row(row: Row, notes: Notes) -> list[Group]:
     """Instruction, input (may be empty) and output; `history` lists earlier [question, answer] turns."""
     earlier: Turns = []
-    for said in row.get("history") or []:
+    history = row.get("history") or []
+    for said in history if isinstance(history, list) else [history]:
         if not isinstance(said, Sequence) or isinstance(said, str) or len(said) != 2:
             raise RowRefused("'history' is not a list of [question, answer]")
         earlier += [Message(role, _text(t, "history", notes)) for role, t in zip(("user", "assistant"), said, strict=True)]
-    answer = _answer(row.get("completion"), "output", notes)
+    answer = _answer(row.get("output"), "output", notes)
     return [_group(row, earlier + _prompt(row, notes), [answer], notes)]
 
 
@@ -326,7 +332,7 @@ def instances_row(row: Row, notes: Notes) -> list[Group]:
         raise RowRefused("'instances' is not a list of {input, output}")
     groups: list[Group] = []
     for instance in instances:
-        merged = {**row, "input": instance.get("input"), "completion": instance.get("output")}
+        merged = {**row, "input": instance.get("input"), "output": instance.get("output")}
         try:
             groups += alpaca_row(merged, notes)
         except RowRefused as refusal:
@@ -410,6 +416,7 @@ class Shape:
     convert: Convert
     may: tuple[tuple[str, ...], ...] = ()
     fits: Callable[[Row], bool] = lambda row: True
+    without: tuple[str, ...] = ()
     weak: bool = False  # so few columns that one misspelt name of another shape would end up here
 
     @property
@@ -419,6 +426,8 @@ class Shape:
 
     def bound(self, columns: Sequence[str]) -> dict[str, str] | None:
         """The shape's columns -> those of the file, or None if a needed one is missing or could be one of several."""
+        if any(name in columns for name in self.without):
+            return None
         found: dict[str, str] = {}
         for names in self.all:
             here = [n for n in names if n in columns]
@@ -438,7 +447,10 @@ def _is_turns_pair(row: Row) -> bool:
 
 
 def _is_sharegpt(row: Row) -> bool:
-    return "from" in str(row["messages"])[:12]
+    value = row["messages"]
+    if isinstance(value, str):
+        return value.startswith("[{") and '"from"' in value
+    return isinstance(value, list) and any(isinstance(turn, Mapping) and "from" in turn for turn in value[:1])
 
 
 _INSTRUCTION, _INPUT = ("instruction",), ("input", "context")
@@ -461,9 +473,17 @@ SHAPES = (
     Shape("sharegpt", "demonstrations", (CONVERSATION_COLUMNS,), messages_row, fits=_is_sharegpt),
     Shape("messages", "demonstrations", (CONVERSATION_COLUMNS,), messages_row),
     Shape("instances", "demonstrations", (_INSTRUCTION, ("instances",)), instances_row),
-    Shape("alpaca", "demonstrations", (_INSTRUCTION, _ANSWER), alpaca_row, (_INPUT, ("history",))),
+    Shape(
+        "alpaca",
+        "demonstrations",
+        (_INSTRUCTION, ("output", "response", "completion", "answer")),
+        alpaca_row,
+        (_INPUT, ("history",)),
+    ),
     Shape("prompt-completion", "demonstrations", (_PROMPT, _ANSWER), completion_row),
-    Shape("prompt-completion", "demonstrations", (("prompt", "input"), ("completion", "output")), completion_row),
+    Shape(
+        "prompt-completion", "demonstrations", (("prompt", "input"), ("completion", "output")), completion_row, without=_INSTRUCTION
+    ),
     Shape("text", "text", (("text",),), text_row, weak=True),
     Shape("prompts", "prompts", (_PROMPT,), prompts_row, weak=True),
     Shape("prompts", "prompts", (_INSTRUCTION,), prompts_row, (_INPUT,), weak=True),
@@ -478,8 +498,8 @@ KINDS = {
     "prompts": "prompt",
 }
 KNOWN = (
-    "messages; prompt + completion; prompt + chosen + rejected; chosen + rejected (whole conversations); prompt + completion + label; "
-    "instruction (+ input) + output; conversations; instruction + instances; text; prompt alone"
+    "messages; prompt + completion; prompt + chosen + rejected; chosen + rejected (whole conversations); "
+    "prompt + completion + label; instruction (+ input) + output; conversations; instruction + instances; text; prompt alone"
 )
 _NAMES = sorted({name for shape in SHAPES for names in shape.all for name in names})
 _OPTIONAL = {name for shape in SHAPES for names in shape.all if names not in shape.needs for name in names}
@@ -563,7 +583,9 @@ def _recognise(name: str, rows: Sequence[Row], mapping: Mapping[str, str]) -> tu
             unused = [c for c in columns if c not in bound.values()]
             if shape.weak and be_careful and any(_ANSWER_LIKE.match(c) or _misspelt(c, columns) for c in unused):
                 continue
-            if any(shape.fits(_view(row, bound)) for row in rows if all(row.get(bound[need[0]]) is not None for need in shape.needs)):
+            if any(
+                shape.fits(_view(row, bound)) for row in rows if all(row.get(bound[need[0]]) is not None for need in shape.needs)
+            ):
                 return shape, bound
     raise InputError(_unrecognised(name, rows, columns))
 
@@ -640,7 +662,9 @@ def label_coding(name: str, labels: Counter[str], mapping: Mapping[str, str], no
     if "coding" in mapping:
         codes = [_code(c) for c in mapping["coding"].split("/")]
         if len(codes) not in (2, 3) or len(set(codes)) != len(codes) or not all(codes):
-            raise InputError(f"--map coding={mapping['coding']}: give the labels that mean a, b and (if any) tie, as in coding=0/1/2.")
+            raise InputError(
+                f"--map coding={mapping['coding']}: give the labels that mean a, b and (if any) tie, as in coding=0/1/2."
+            )
         return ties | dict(zip(codes, ("a", "b", "tie"), strict=False))
     zero_one, one_two = {"0": "a", "1": "b"}, {"1": "a", "2": "b", "0": "tie"}
     words = [{"a": "a", "b": "b"}, {"model_a": "a", "model_b": "b"}, {_code(mapping.get(x, x)): x for x in "ab"}]

@@ -191,6 +191,6 @@ def _invert(row: _Sorted, total_S: Tensor, u_S: Tensor, sampling: Sampling, voca
     decided_S = closed_S & (sure_S >= by_k)
     if not by_k and sampling.top_p == 1 and sampling.min_p == 0:  # the mass of the whole row is known without sorting it
         decided_S = closed_S | ((sure_S > 0) & (target_S < mass_of(sure_S)))
-    place_S = (mass_SK <= target_S[:, None]).sum(-1).minimum(kept_S.clamp(max=width) - 1)
+    place_S = (mass_SK <= target_S[:, None]).sum(-1).minimum(kept_S.clamp(1, width) - 1)
     logp_S = row.shift_SK.gather(1, place_S[:, None])[:, 0] - kept_mass_S.log()
     return row.token_SK.gather(1, place_S[:, None])[:, 0], logp_S, decided_S

@@ -37,7 +37,7 @@ class Lora:
     layer but the output layer."""
 
     rank: int = 16
-    alpha: float = 32.0
+    alpha: int = 32
     targets: str | Sequence[str] = "all-linear"
 
 

@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from manners.core.errors import InputError, MannersError, nearest
@@ -133,9 +133,7 @@ class Sampler:
         """
         rows = list(range(len(prompts))) if rows is None else list(rows)
         ids = [self.fmt.prompt_ids(prompt) for prompt in prompts]
-        drawn = self.sample_ids(
-            ids, sampling, samples=samples, rows=rows, stop_ids=self.fmt.stop_ids, on_token=on_token, progress=progress
-        )
+        drawn = self.sample_ids(ids, sampling, samples=samples, rows=rows, stop_ids=self.fmt.stop_ids, on_token=on_token, progress=progress)
         return [
             Group(prompt, [self._response(d, sampling) for d in given], row=row)
             for prompt, given, row in zip(prompts, drawn, rows, strict=True)
@@ -218,20 +216,147 @@ class _Run:
         self.queue = deque(jobs)
         self.slots: list[_Job | None] = [None] * min(slots, len(jobs))
         self.cache = SlotCache(len(self.slots), max(len(job.prompt_ids) for job in jobs) + sampling.max_new_tokens)
+        self.prompt: _Prompt | None = None
         self.finished = 0
 
     def run(self) -> None:
         while True:
             self._admit()
-            active = [slot for slot, job in enumerate(self.slots) if job is not None]
+            active = {slot: job for slot, job in enumerate(self.slots) if job is not None}
             if not active:
                 return
             self._draw(active, self._step(active))
 
     def _admit(self) -> None:
-        """Give every free slot a job. A job's first token is drawn here, from the prompt's own logits."""
-        prompt, ids, logits_1V = None, None, None
+        """Give free slots to the jobs in front of the queue, prompt by prompt. Their first tokens come from the prompt's own logits."""
         while self.queue and None in self.slots:
-            if prompt is None or self.queue[0].prompt_ids != ids:
-                ids = self.queue[0].prompt_ids
-                prompt, logits_1V = self._prefill(ids)
+            if self.prompt is None or self.prompt.ids != self.queue[0].prompt_ids:
+                self.prompt = self._prefill(self.queue[0].prompt_ids)
+            admitted: dict[int, _Job] = {}
+            for slot, job in enumerate(self.slots):
+                if job is None and self.queue and self.queue[0].prompt_ids == self.prompt.ids:
+                    admitted[slot] = self.slots[slot] = self.queue.popleft()
+            self._draw(admitted, self.prompt.logits_1V.expand(len(admitted), -1))
+            for slot in admitted:
+                if self.slots[slot] is not None:
+                    self.cache.fill(slot, self.prompt.prefill)
+        if not self.queue:
+            self.prompt = None
+
+    def _prefill(self, ids: Sequence[int]) -> "_Prompt":
+        """Run a prompt through the trunk alone: its rows are then the same in number whatever else there is to do."""
+        prefill = Prefill.of(ids, self.device)
+        with attending(prefill):
+            hidden_1D = self._trunk(prefill.tree.tokens_T, prefill.tree.positions_T)[-1:]
+        return _Prompt(ids, prefill, self.head(hidden_1D.expand(stable_rows(1), -1))[:1])
+
+    def _step(self, active: Mapping[int, _Job]) -> Tensor:
+        """One token further in every active slot: logits (S, V) of the next."""
+        padding = [0] * (stable_rows(len(active)) - len(active))
+        tokens_R = torch.tensor([job.drawn.token_ids[-1] for job in active.values()] + padding, device=self.device)
+        positions_R = torch.tensor([self.cache.lengths[slot] for slot in active] + padding, device=self.device)
+        with self.cache.step(list(active)):
+            hidden_RD = self._trunk(tokens_R, positions_R)
+        return self.head(hidden_RD)[: len(active)]
+
+    def _trunk(self, tokens_R: Tensor, positions_R: Tensor) -> Tensor:
+        """Last hidden states (R, D) of one row."""
+        return self.model.base_model(input_ids=tokens_R[None], position_ids=positions_R[None], use_cache=False)[0][0]
+
+    def _draw(self, active: Mapping[int, _Job], logits_SV: Tensor) -> None:
+        """Draw a token for each of these slots, in order, and free the slots whose sample is finished."""
+        jobs = list(active.values())
+        u_S = torch.tensor([uniform(job.key, len(job.drawn.token_ids)) for job in jobs], dtype=torch.float64, device=self.device)
+        drawn = draw(logits_SV, u_S, self.sampling, self._forbidden(jobs, logits_SV))
+        columns = zip(active.items(), *(column.tolist() for column in drawn), strict=True)
+        for (slot, job), token, logp, policy_logp in columns:
+            if not policy_logp <= 0:
+                raise MannersError("The model's logits are not finite numbers, so nothing can be sampled: the weights may have diverged.")
+            job.drawn.token_ids.append(token)
+            job.drawn.logprobs.append(logp)
+            job.drawn.policy_logprobs.append(policy_logp)
+            if self.on_token is not None:
+                self.on_token(job.index, job.sample, token)
+            if token in self.stop_ids or len(job.drawn.token_ids) == self.sampling.max_new_tokens:
+                job.drawn.finish_reason = "stop" if token in self.stop_ids else "length"
+                self.slots[slot] = None
+                self.finished += 1
+                if self.progress is not None:
+                    self.progress(self.finished)
+
+    def _forbidden(self, jobs: Sequence[_Job], logits_SV: Tensor) -> Tensor | None:
+        """Marks (S, V) of the stop tokens of samples that are too short to stop; None if there is none."""
+        early = [place for place, job in enumerate(jobs) if len(job.drawn.token_ids) < self.sampling.min_new_tokens]
+        stops = [token for token in self.stop_ids if token < logits_SV.shape[1]]
+        if not early or not stops:
+            return None
+        forbidden_SV = torch.zeros(logits_SV.shape, dtype=torch.bool, device=self.device)
+        forbidden_SV[torch.tensor(early)[:, None], torch.tensor(stops)] = True
+        return forbidden_SV
+
+
+class _Prompt(NamedTuple):
+    """A prompt that has run: what its slots start from."""
+
+    ids: Sequence[int]
+    prefill: Prefill
+    logits_1V: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedCall:
+    """One call that a `ScriptedSampler` got."""
+
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling
+    samples: int
+    rows: tuple[int, ...]
+
+
+class ScriptedSampler:
+    """A sampler without a model, for tests of what uses one.
+
+    `script` is a list of answers given out in order over all calls, a mapping from the text of a prompt's last message to its answer
+    or to a list of answers by sample (in rotation), or a function of prompt and sample. `calls` records what it was asked. Its
+    responses are text without tokens or log-probabilities.
+    """
+
+    def __init__(self, script: Sequence[str] | Mapping[str, str | Sequence[str]] | Callable[[Prompt, int], str]):
+        self.script = script
+        self.calls: list[ScriptedCall] = []
+        self._given = 0
+
+    def sample(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        samples: int = 1,
+        rows: Sequence[int] | None = None,
+        on_token: OnToken | None = None,
+        progress: Progress | None = None,
+    ) -> list[Group]:
+        """The scripted answers. Raises LookupError when the list is used up or the mapping lacks a prompt."""
+        rows = list(range(len(prompts)) if rows is None else rows)
+        self.calls.append(ScriptedCall(tuple(prompts), sampling, samples, tuple(rows)))
+        groups = []
+        for prompt, row in zip(prompts, rows, strict=True):
+            texts = [self._answer(prompt, sample) for sample in range(samples)]
+            groups.append(Group(prompt, [Response.answer(t, finish_reason="stop", sampler="scripted") for t in texts], row=row))
+            if progress is not None:
+                progress(len(groups) * samples)
+        return groups
+
+    def _answer(self, prompt: Prompt, sample: int) -> str:
+        if callable(self.script):
+            return self.script(prompt, sample)
+        if isinstance(self.script, Mapping):
+            text = prompt.messages[-1].content if prompt.messages else ""
+            if text not in self.script:
+                raise LookupError(f"no answer is scripted for '{text}'; {nearest(text, self.script)}")
+            answer = self.script[text]
+            return answer if isinstance(answer, str) else answer[sample % len(answer)]
+        if self._given == len(self.script):
+            raise LookupError(f"all {self._given} scripted answers are given out")
+        self._given += 1
+        return self.script[self._given - 1]

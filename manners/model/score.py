@@ -153,11 +153,11 @@ class _FrozenHead(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         gradient_ND, ctx.gradient_ND = ctx.gradient_ND, None
         if gradient_ND is None:
             raise RuntimeError("backward through the same log-probabilities twice: score again instead")
-        return gradient_ND * grads[0][:, None].to(gradient_ND.dtype), None, None, None, None
+        return gradient_ND * grad_outputs[0][:, None].to(gradient_ND.dtype), None, None, None, None
 
 
 def _trained_head(

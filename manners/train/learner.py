@@ -158,8 +158,8 @@ class Learner:
             self._skipped_in_a_row += 1
             if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
                 raise MannersError(
-                    f"the loss or its gradient was not a finite number in {MAX_SKIPPED_IN_A_ROW} steps running (step {self.step_index + 1}); "
-                    "the weights of the last good step are kept in the newest checkpoint: lower learning_rate and start anew."
+                    f"the loss or its gradient was not a finite number in {MAX_SKIPPED_IN_A_ROW} steps running (step "
+                    f"{self.step_index + 1}); the newest checkpoint keeps the last good weights: lower learning_rate and start anew."
                 )
         self.optimizer.zero_grad(set_to_none=True)
         self.step_index += 1

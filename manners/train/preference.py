@@ -108,7 +108,7 @@ def dpo(settings: DPOSettings) -> dict:
         rate = settings.learning_rate if settings.learning_rate is not None else DEFAULT_RATE[settings.finetune]
         describe(settings, stage, rate)
         reference_P2 = kept_reference(run, stage.backbone, stage.role, stage.groups, settings.micro_tokens)
-        reference = {group.row: (float(w), float(l)) for group, (w, l) in zip(stage.groups, reference_P2.tolist(), strict=True)}
+        reference = {group.row: (chosen, rejected) for group, (chosen, rejected) in zip(stage.groups, reference_P2.tolist(), strict=True)}
         steps = count_steps(len(stage.groups), settings.batch_size, settings.epochs)
         learner = Learner(stage.backbone, stage.role, settings, rate, steps)
         fit(run, learner, stage.groups, DPOLoss(reference, settings.beta, settings.label_smoothing), settings, "dpo")

@@ -53,7 +53,7 @@ class TrainSettings(OptimizerSettings):
     """Longest prompt plus response in tokens."""
     finetune: Literal["lora", "full"] = "lora"
     lora_rank: Annotated[int, Field(ge=1)] = 16
-    lora_alpha: Annotated[float, Field(gt=0)] = 32.0
+    lora_alpha: Annotated[int, Field(ge=1)] = 32
     lora_targets: str = "all-linear"
     """Comma-separated names of the layers to adapt, or all-linear."""
 
@@ -111,7 +111,11 @@ def load_backbone(source: ModelSource, settings: TrainSettings, tokenizer: Any) 
     if source.adapter is not None:
         backbone.load_adapter(POLICY, source.adapter)
     else:
-        targets = settings.lora_targets if settings.lora_targets == "all-linear" else settings.lora_targets.split(",")
+        targets = (
+            settings.lora_targets
+            if settings.lora_targets == "all-linear"
+            else [t.strip() for t in settings.lora_targets.split(",") if t.strip()]
+        )
         backbone.add_adapter(POLICY, Lora(settings.lora_rank, settings.lora_alpha, targets), seed=settings.seed)
     return backbone, POLICY
 
@@ -123,7 +127,7 @@ def describe(settings: TrainSettings, stage: Stage, learning_rate: float) -> Non
     trained = sum(p.numel() for p in stage.backbone.trainable(stage.role).values())
     steps = count_steps(len(stage.groups), settings.batch_size, settings.epochs)
     console.print(
-        f"[bold]{settings.data}[/]: {stage.data.shape}, {len(stage.groups):,} rows, {tokens:,} tokens, {targets:,} trained "
+        f"{settings.data}: {stage.data.shape}, {len(stage.groups):,} rows, {tokens:,} tokens, {targets:,} trained "
         f"({stage.format.name} format)"
     )
     for row, why in stage.data.refused[:3]:
@@ -133,7 +137,7 @@ def describe(settings: TrainSettings, stage: Stage, learning_rate: float) -> Non
     for note, count in {**stage.data.notes, **stage.format.counts}.items():
         console.print(f"  {note}: {count:,}")
     console.print(
-        f"[bold]{settings.model}[/]: {settings.finetune}, {trained:,} trained weights, tree equals plain within {stage.probe_gap:.1g} nats"
+        f"{settings.model}: {settings.finetune}, {trained:,} trained weights, tree equals plain within {stage.probe_gap:.1g} nats"
     )
     console.print(
         f"{steps:,} steps of {settings.batch_size} rows, learning rate {learning_rate:g} ({settings.schedule}), "
