@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,8 +68,13 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture
-def manners(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
-    """Run the command in this process, without a network: `manners("sft", "data=x", ...)`."""
+def manners(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Outcome]]:
+    """Run the command in this process, without a network: `manners("sft", "data=x", ...)`.
+
+    On one thread: so small a model gains nothing from two, and on a busy machine they wait for each other.
+    """
+    import torch
+
     from manners.cli import main
     from manners.core.console import console
     from manners.model import load
@@ -85,7 +90,10 @@ def manners(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         code = left.value.code
         return Outcome(code if isinstance(code, int) else int(code is not None), out.splitlines(), " ".join(err.split()))
 
-    return run
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield run
+    torch.set_num_threads(threads)
 
 
 def tree(folder: Path) -> list[str]:

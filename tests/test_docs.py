@@ -15,7 +15,6 @@ from manners.core.errors import InputError
 from manners.core.files import read_jsonl
 from manners.train import preference, sft
 from tests.markdown import DOCS, ROOT, blocks, code, links, table
-from tests.tiny import tiny_folder
 
 PAGES = sorted(DOCS.rglob("*.md"))
 STARTER = ROOT / "manners" / "data" / "starter"
@@ -153,11 +152,10 @@ def put_in_place(block: str, values: dict[str, str]) -> str:
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def played(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The runs and the names that the blocks of python.md leave behind, on a tiny model and a few short rows."""
     folder = tmp_path_factory.mktemp("python")
-    model = tiny_folder(folder / "model", width=16)
-    values = {"MODEL": str(model), "RUNS": str(folder / "runs")}
+    values = {"MODEL": str(tiny_model), "RUNS": str(folder / "runs")}
     for name in ("demonstrations", "pairs", "prompts"):
         lines = (STARTER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
         short = sorted(lines, key=len)[:6]

@@ -121,7 +121,11 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
                 retired = target.with_name(target.name + ".old" + PARTIAL)
                 remove(retired)
                 os.rename(target, retired)
-                os.rename(partial, target)
+                try:
+                    os.rename(partial, target)
+                except BaseException:
+                    os.rename(retired, target)
+                    raise
                 remove(retired)
             else:
                 os.rename(partial, target)

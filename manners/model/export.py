@@ -54,7 +54,7 @@ def export(settings: ExportSettings) -> dict[str, Any]:
     merged = merged_model(source)
     if out.exists():
         out.rmdir()
-    with files.whole_folder(out) as folder:
+    with files.whole_folder(out) as folder, quiet():
         merged.save_pretrained(str(folder))
         save_tokenizer(tokenizer, folder)
     console.print(f"{out}: a plain folder, {sum(p.numel() for p in merged.parameters()):,} weights")

@@ -73,8 +73,8 @@ class Drawn:
 def stable_rows(rows: int) -> int:
     """The smallest number of rows, at least `rows`, to which a product is padded so that a row's bits do not depend on the number.
 
-    The hook for a probe of this machine. Multiples of 4 are stable for float32 in MKL on one and two threads, as far as tried; 1-3,
-    5-7 and 9-11 are not.
+    The hook for a probe of this machine. In float32 with MKL on two threads, for every shape of SmolLM2-135M's products, 4, 8 and all
+    from 12 to 36 give each row the same bits, wherever it stands; 1-3, 5-7 and 9-11 give others.
     """
     return -(-rows // 4) * 4
 

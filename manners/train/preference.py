@@ -56,7 +56,7 @@ class DPOLoss:
     def __call__(self, scores: Scores, micro: Micro) -> LossTerms:
         pairs = len(micro.groups)
         logp_P2 = scores.logp_R.view(pairs, 2)
-        reference_P2 = torch.tensor([self.reference[g.row] for g in micro.groups]).to(logp_P2)
+        reference_P2 = logp_P2.new_tensor([self.reference[g.row] for g in micro.groups])
         chosen_P, rejected_P = (logp_P2 - reference_P2).unbind(1)
         loss_P = losses.dpo(chosen_P, rejected_P, self.beta, self.label_smoothing)
         return LossTerms({"dpo": Term(loss_P.sum(), float(pairs))}, self._metrics(chosen_P, rejected_P, logp_P2, scores))

@@ -25,6 +25,7 @@ from manners.core.run import RunFolder, file_hash
 from manners.data.chat import ChatFormat
 from manners.data.formats import DataFile, parse_map, read
 from manners.model.export import merged_model, save_tokenizer
+from manners.model.fetch import quiet
 from manners.model.load import ModelSource, load_model, load_tokenizer, resolve
 from manners.model.probe import probe
 from manners.model.roles import BASE, Backbone, Lora
@@ -111,11 +112,8 @@ def load_backbone(source: ModelSource, settings: TrainSettings, tokenizer: Any) 
     if source.adapter is not None:
         backbone.load_adapter(POLICY, source.adapter)
     else:
-        targets = (
-            settings.lora_targets
-            if settings.lora_targets == "all-linear"
-            else [t.strip() for t in settings.lora_targets.split(",") if t.strip()]
-        )
+        names = [name.strip() for name in settings.lora_targets.split(",") if name.strip()]
+        targets = "all-linear" if names == ["all-linear"] else names
         backbone.add_adapter(POLICY, Lora(settings.lora_rank, settings.lora_alpha, targets), seed=settings.seed)
     return backbone, POLICY
 
@@ -193,7 +191,7 @@ def interruptible() -> Iterator[threading.Event]:
 
 def finish(run: RunFolder, stage: Stage, settings: TrainSettings, name: str, started: float, extra: dict[str, Any]) -> dict[str, Any]:
     """Write the trained model where the ecosystem finds it, then the manifest. Returns the manifest."""
-    with files.whole_folder(run.path / "model") as folder:
+    with files.whole_folder(run.path / "model") as folder, quiet():
         if stage.role == BASE:
             stage.backbone.model.save_pretrained(str(folder))
         else:
@@ -218,6 +216,8 @@ def finish(run: RunFolder, stage: Stage, settings: TrainSettings, name: str, sta
         **extra,
     }
     run.finish(manifest)
+    losses = f", loss {steps[0]['loss']:.3f} at first, {steps[-1]['loss']:.3f} at last" if steps else ""
+    console.print(f"{name} is finished after {len(steps):,} steps{losses}; the model is in {run.path / 'model'}")
     return manifest
 
 

@@ -117,6 +117,17 @@ def test_full_disk_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.Mon
     assert tree(tmp_path) == ["target", "target/a"] and (target / "a").read_text() == "old"
 
 
+def test_the_old_folder_comes_back_if_the_new_cannot_take_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    target = tmp_path / "target"
+    with files.whole_folder(target) as partial:
+        (partial / "a").write_text("old")
+    rename = os.rename
+    monkeypatch.setattr(files.os, "rename", lambda a, b: refuses(errno.ENOSPC)() if Path(a) == partial else rename(a, b))
+    with pytest.raises(MannersError), files.whole_folder(target):
+        pass
+    assert tree(tmp_path) == ["target", "target/a"] and (target / "a").read_text() == "old"
+
+
 def test_a_partial_left_by_a_kill_is_no_part_of_the_next(tmp_path: Path):
     stale = tmp_path / ("target" + files.PARTIAL)
     stale.mkdir()

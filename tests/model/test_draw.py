@@ -150,10 +150,10 @@ def test_forbidden_tokens_are_left_out_of_the_distribution_but_not_of_the_policy
 def test_a_row_has_the_same_bits_alone_and_in_company(settings):
     """In float32 and with a real vocabulary's width, with sorted tops and fallen-back rows; two threads share a lone row's sums."""
     torch.set_num_threads(2)
-    logits_SV, u_S = rows(7, 20_000, torch.float32, 2.0)
+    logits_SV, u_S = rows(40, 50_000, torch.float32, 4.0)
     s = Sampling(**settings)
     together = draw(logits_SV, u_S, s)
-    for i in range(7):
+    for i in range(40):
         for alone, all_S in zip(draw(logits_SV[i : i + 1], u_S[i : i + 1], s), together, strict=True):
             assert torch.equal(alone, all_S[i : i + 1])
 

@@ -34,6 +34,7 @@ def kill(kills: int, seed: int, base: Path, command: list[str], fresh: bool = Fa
         capture_output=True,
         text=True,
         timeout=600,
+        env={**os.environ, **({} if fresh else {"OMP_NUM_THREADS": "1"})},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,38 @@
+# make quickstart   prepare .venv, train SmolLM2-135M through SFT and DPO, print what changed
+# make test         run the tests
+# make install      only prepare (or bring up to date) .venv
+# make check-data   run the checks that need the development data beside the project
+# make lint         ruff and pyright
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: install quickstart test check-data lint clean
+
+install: $(VENV)/installed
+
+# torch comes first and pinned: a range would fetch CUDA builds of several gigabytes
+$(VENV)/installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; assert sys.version_info >= (3, 11), "Manners needs Python 3.11 or newer"'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: install
+	$(BIN)/manners quickstart
+
+test: install
+	$(BIN)/python -m pytest -m 'not shared'
+
+check-data: install
+	$(BIN)/python -m pytest -m shared
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,114 @@
+"""Answers of a model: to one prompt on the terminal, or to every prompt of a file."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from manners.core import files
+from manners.core.config import Settings
+from manners.core.console import console, progress
+from manners.core.errors import InputError
+from manners.core.records import Group, Prompt
+from manners.data.chat import ChatFormat
+from manners.data.formats import derive, parse_map, read
+from manners.model.draw import Sampling
+from manners.model.load import load_tokenizer, resolve
+from manners.model.logprob import load_frozen
+from manners.model.probe import probe
+from manners.model.sampler import Sampler
+
+
+SAMPLING_KEYS = {"temperature", "top_k", "top_p", "min_p", "max_new_tokens", "min_new_tokens", "seed"}
+
+
+class GenerateSettings(Settings):
+    """Settings of `manners generate`."""
+
+    model: str = "smollm2-135m-instruct"
+    """Folder, run, adapter, hub id or alias."""
+    prompt: str | None = None
+    """One prompt; its answers are printed."""
+    data: str | None = None
+    """File of prompts, instead of prompt."""
+    out: str | None = None
+    """JSONL file to write with data: a line a prompt, with its responses."""
+    format: str = "auto"
+    """plain, chatml, template (the tokenizer's own), auto."""
+    map: str | None = None
+    """Column map for rows of an unknown shape."""
+    rows: Annotated[int, Field(ge=1)] | None = None
+    """Use the first so many rows only."""
+    samples: Annotated[int, Field(ge=1)] = 1
+    """Answers to each prompt."""
+    slots: Annotated[int, Field(ge=1)] = 32
+    """Answers decoded together."""
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_k: int = 0
+    """Draw from so many likeliest tokens only; 0 is off."""
+    top_p: float = 1.0
+    """Draw from the smallest set of tokens with so much probability; 1 is off."""
+    min_p: float = 0.0
+    """Draw only tokens at least so likely, as a share of the likeliest; 0 is off."""
+    max_new_tokens: int = 128
+    min_new_tokens: int = 0
+    seed: int = 0
+
+
+def generate(settings: GenerateSettings) -> dict[str, Any]:
+    """Sample and print or write answers; returns a summary with the answers where a prompt was given."""
+    groups = _prompts(settings)
+    sampling = Sampling(**settings.model_dump(include=SAMPLING_KEYS))
+    source = resolve(settings.model)
+    tokenizer = load_tokenizer(source)
+    backbone, role = load_frozen(source, tokenizer)
+    probe(backbone)
+    sampler = Sampler(backbone, ChatFormat.of(tokenizer, settings.format), role=role, slots=settings.slots)
+    with progress() as bar:
+        task = bar.add_task("generate", total=len(groups) * settings.samples, note="")
+        answered = sampler.sample(
+            [group.prompt for group in groups],
+            sampling,
+            samples=settings.samples,
+            rows=[group.row for group in groups],
+            progress=lambda done: bar.update(task, completed=done),
+        )
+    if settings.out is None:
+        for response in answered[0].responses:
+            print(response.text)
+        return {"answers": [r.text for r in answered[0].responses], "finish_reasons": [r.finish_reason for r in answered[0].responses]}
+    files.write_jsonl(Path(settings.out), [_row(group) for group in answered])
+    drawn = [r for group in answered for r in group.responses]
+    console.print(f"{settings.out}: {len(drawn):,} answers to {len(answered):,} prompts")
+    return {"out": settings.out, "prompts": len(answered), "answers": len(drawn), "tokens": sum(len(r.token_ids or []) for r in drawn)}
+
+
+def _prompts(settings: GenerateSettings) -> list[Group]:
+    if (settings.prompt is None) == (settings.data is None):
+        raise InputError("generate needs either prompt=... or data=FILE, and not both.")
+    if settings.prompt is not None:
+        if settings.out is not None:
+            raise InputError("out= goes with data=FILE; the answers to a single prompt are printed.")
+        return [Group(Prompt.user(settings.prompt), [], row=0)]
+    if settings.out is None:
+        raise InputError("with data=FILE, name the file to write with out=.")
+    assert settings.data is not None
+    data = read(settings.data, column_map=parse_map(settings.map) if settings.map else None, limit=settings.rows)
+    return derive(data, "prompts").groups
+
+
+def _row(group: Group) -> dict[str, Any]:
+    return {
+        "row": group.row,
+        "messages": [{"role": m.role, "content": m.content} for m in group.prompt.messages],
+        "responses": [
+            {
+                "text": r.text,
+                "finish_reason": r.finish_reason,
+                "token_ids": r.token_ids,
+                "logprob": sum(r.policy_logprobs or []),
+            }
+            for r in group.responses
+        ],
+    }
