@@ -1,7 +1,6 @@
 """The command line as a person uses it: help, misspellings, exit codes, and one whole way from demonstrations to a plain folder."""
 
 import importlib
-import importlib.util
 import json
 import os
 import signal
@@ -20,12 +19,6 @@ from manners.core import files
 from tests.conftest import DEMONSTRATIONS, Outcome, tree
 
 Run = Callable[..., Outcome]
-PENDING = {"generate", "quickstart"}
-"""Commands that stand in the table before their module does. Take a name out once its module is there."""
-
-
-def command_is_there(name: str) -> bool:
-    return name not in PENDING or importlib.util.find_spec(COMMANDS[name].module) is not None
 
 
 # --------------------------------------------------------------------------------------------------- help and misspelling
@@ -50,8 +43,6 @@ def test_version(manners: Run):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_lists_every_setting_and_its_default(name: str, manners: Run, monkeypatch: pytest.MonkeyPatch):
-    if not command_is_there(name):
-        pytest.skip(f"{COMMANDS[name].module} is not written yet")
     monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 300)
     outcome = manners(name, "--help")
     told = " ".join(outcome.stdout)

@@ -94,8 +94,8 @@ def main() -> None:
             number += 1
         out = base / f"killed-{number}"
         child = start(at(out), fresh)
-        if len(log) < int(kills):
-            # somewhere between the end of loading and most of what is left to do, so that few runs end before their kill
+        if len(log) < int(kills) and checkpointed(out) < 0.7 * total:
+            # somewhere between the end of loading and most of what is left to do; a run that is nearly done is left to end
             left = 1 - checkpointed(out) / total
             moment = 0.9 * loading + rng.uniform(0.0, 0.8) * left * (length - loading)
             status = wait(child, moment)
