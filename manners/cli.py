@@ -4,6 +4,7 @@ Each key of a command's settings is an option (`--learning-rate 1e-5`), may stan
 written as `learning_rate=1e-5`. Only the module of the command that was asked for is imported, so `manners --help` answers at once.
 """
 
+import contextlib
 import importlib
 import inspect
 import json
@@ -33,12 +34,16 @@ COMMANDS = {
     "sft": Command("manners.train.sft", "SFTSettings", "sft", "Fine-tune on demonstrations or plain text."),
     "dpo": Command("manners.train.preference", "DPOSettings", "dpo", "Train on preference pairs, without a judge."),
     "generate": Command("manners.reason.generate", "GenerateSettings", "generate", "Answer a prompt, or each prompt of a file."),
+    "chat": Command("manners.reason.chat", "ChatSettings", "chat", "Talk with a model on the terminal."),
     "logprob": Command("manners.evaluate.logprob", "LogprobSettings", "logprob", "Log-probability of each given answer of a file."),
+    "data inspect": Command("manners.data.inspect", "InspectSettings", "inspect", "What a file holds, and what of it is trained."),
     "export": Command("manners.model.export", "ExportSettings", "export", "Write a run as a plain folder that transformers loads."),
     "quickstart": Command(
         "manners.quickstart", "QuickstartSettings", "quickstart", "SFT, then DPO, on the starter set; show what changed."
     ),
 }
+"""A name of two words is a command of a group."""
+GROUPS = {"data": "Look at data before training."}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -69,7 +74,8 @@ def _dashed(word: str) -> str:
 
 def _app(arguments: list[str]) -> typer.Typer:
     app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=manners.__doc__)
-    asked = next((a for a in arguments if not a.startswith("-")), None)
+    words = [a for a in arguments if not a.startswith("-")]
+    asked = next((name for name in COMMANDS if name.split() == words[: len(name.split())]), None)
 
     @app.callback(invoke_without_command=True)
     def version(show: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False) -> None:
@@ -77,8 +83,13 @@ def _app(arguments: list[str]) -> typer.Typer:
             print(manners.__version__)
             raise typer.Exit
 
+    homes = {group: typer.Typer(no_args_is_help=True, help=summary) for group, summary in GROUPS.items()}
     for name, row in COMMANDS.items():
-        app.command(name, help=row.summary)(_callback(row) if name == asked else (lambda: None))
+        group, _, word = name.rpartition(" ")
+        home = homes[group] if group else app
+        home.command(word, help=row.summary)(_callback(row) if name == asked else (lambda: None))
+    for group, home in homes.items():
+        app.add_typer(home, name=group)
     return app
 
 
@@ -89,12 +100,19 @@ def _callback(row: Command) -> Callable[..., None]:
 
     def run(config: str | None = None, as_json: bool = False, overrides: list[str] | None = None, **options: str | None) -> None:
         words = [f"{key}={value}" for key, value in options.items() if value is not None]
-        result = getattr(module, row.function)(load_settings(kind, config, [*words, *(overrides or [])]))
+        given = list(overrides or [])
+        if kind.positional and given and "=" not in given[0]:
+            given[0] = f"{kind.positional}={given[0]}"
+        settings = load_settings(kind, config, [*words, *given])
+        # With --json stdout is for the one line of JSON; what a command prints for people goes where its progress goes.
+        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+            result = getattr(module, row.function)(settings)
         if as_json:
             print(json.dumps(result, ensure_ascii=False, default=str))
 
+    shown = f"{kind.positional.upper()} KEY=VALUE".strip()
     parameters = [
-        _parameter("overrides", list[str] | None, typer.Argument(help="Settings as key=value words.", metavar="[KEY=VALUE]...")),
+        _parameter("overrides", list[str] | None, typer.Argument(help="Settings as key=value words.", metavar=shown)),
         _parameter("config", str | None, typer.Option("--config", help="YAML file of settings.")),
         _parameter("as_json", bool, typer.Option("--json", help="End with one line of JSON on stdout, for programs."), False),
     ]

@@ -24,6 +24,8 @@ COMMON: dict[str, Any] = {
 SLIDING = {"sliding_window": 5}
 LAYERS = {"layer_types": ["sliding_attention", "full_attention"]}
 MOE = {"moe_intermediate_size": 24, "num_experts": 4, "num_experts_per_tok": 2, "num_local_experts": 4}
+LATENT = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 4, "v_head_dim": 8, "num_key_value_heads": 4}
+LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.5] * 4, "long_factor": [4.0] * 4}
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
@@ -50,13 +52,47 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": ("OPTConfig", {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0, "attention_dropout": 0.0, "init_std": 0.5}),
     "qwen3-moe": ("Qwen3MoeConfig", MOE),
     "starcoder2": ("Starcoder2Config", SLIDING),
+    "afmoe": ("AfmoeConfig", {**SLIDING, **LAYERS, **MOE, "num_dense_layers": 1}),
+    "apertus": ("ApertusConfig", {}),
+    "arcee": ("ArceeConfig", {}),
+    "cohere": ("CohereConfig", {}),
+    "ernie4_5": ("Ernie4_5Config", {}),
+    "exaone4": ("Exaone4Config", {**SLIDING, **LAYERS}),
+    "gemma": ("GemmaConfig", {}),
+    "glm4": ("Glm4Config", {}),
+    "gpt-bigcode": ("GPTBigCodeConfig", {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}),
+    "granite-moe": ("GraniteMoeConfig", {**MOE, "logits_scaling": 3.0, "residual_multiplier": 0.7}),
+    "helium": ("HeliumConfig", {}),
+    "hunyuan": ("HunYuanDenseV1Config", {}),
+    "jetmoe": ("JetMoeConfig", {**MOE, "kv_channels": 8}),
+    "minicpm3": ("MiniCPM3Config", LATENT),
+    "ministral": ("MinistralConfig", {**SLIDING, **LAYERS}),
+    "mixtral": ("MixtralConfig", {**SLIDING, **MOE}),
+    "nanochat": ("NanoChatConfig", {}),
+    "nemotron": ("NemotronConfig", {}),
+    "olmo": ("OlmoConfig", {}),
+    "olmo3": ("Olmo3Config", {**SLIDING, **LAYERS}),
+    "olmoe": ("OlmoeConfig", MOE),
+    "persimmon": ("PersimmonConfig", {"attention_dropout": 0.0, "hidden_dropout": 0.0}),
+    "phi3-longrope": ("Phi3Config", {"rope_parameters": {**LONGROPE, "original_max_position_embeddings": 32}}),
+    "phimoe": ("PhimoeConfig", MOE),
+    "qwen2-moe": ("Qwen2MoeConfig", {**MOE, "shared_expert_intermediate_size": 24}),
+    "seed-oss": ("SeedOssConfig", {}),
+    "smollm3": ("SmolLM3Config", {"no_rope_layers": [1, 0]}),
+    "vaultgemma": ("VaultGemmaConfig", {**SLIDING, **LAYERS, "query_pre_attn_scalar": 8}),
 }
+"""Families whose parity holds. Those that are refused are in test_probe.py."""
 
 
 def tiny(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
     """A random model of the family, in eval mode."""
-    class_name, special = FAMILIES[family]
-    config = getattr(transformers, class_name)(**{**COMMON, **special})
+    return build(*FAMILIES[family], seed=seed, dtype=dtype)
+
+
+def build(class_name: str, special: dict[str, Any], *, seed: int = 0, dtype: torch.dtype = torch.float64) -> PreTrainedModel:
+    """A random causal model from the name of its config class and what it wants beside the common sizes; None drops one of those."""
+    given = {k: v for k, v in {**COMMON, **special}.items() if v is not None}
+    config = getattr(transformers, class_name)(**given)
     torch.manual_seed(seed)
     more = {"experts_implementation": "eager"} if "num_experts" in special else {}
     model = transformers.AutoModelForCausalLM.from_config(config, **more).to(dtype)

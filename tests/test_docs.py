@@ -77,11 +77,15 @@ def command_lines() -> list[tuple[str, str]]:
 
 def settings_of(line: str) -> tuple[type[Settings], list[str]]:
     """The settings class of a command line and its settings as key=value words. Asserts that command and options exist."""
-    words = shlex.split(line, comments=True)
-    assert words[1] in COMMANDS, f"no command '{words[1]}'"
-    row = COMMANDS[words[1]]
+    words = shlex.split(line, comments=True)[1:]
+    name = next((name for name in COMMANDS if words[: len(name.split())] == name.split()), None)
+    assert name is not None, f"no command '{words[0]}'"
+    row = COMMANDS[name]
     kind = getattr(importlib.import_module(row.module), row.settings)
-    given, rest = [], iter(words[2:])
+    words = words[len(name.split()) :]
+    if kind.positional and words and "=" not in words[0] and not words[0].startswith("--"):
+        words[0] = f"{kind.positional}={words[0]}"
+    given, rest = [], iter(words)
     for word in rest:
         if word == "--json":
             continue
@@ -122,6 +126,8 @@ def test_a_command_line_is_valid(where, line):
         "manners sft data=a",
         "manners sft data=manners/data/starter/none.jsonl out=b",
         "manners sft a b",
+        "manners data inspect a b",
+        "manners data look a",
     ],
 )
 def test_a_wrong_command_line_is_noticed(line):

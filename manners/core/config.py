@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,6 +15,8 @@ class Settings(BaseModel):
     """Base of every stage's settings: immutable, and a misspelt key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    positional: ClassVar[str] = ""
+    """The key that the command also takes as a bare word: `manners data inspect FILE`."""
 
 
 S = TypeVar("S", bound=Settings)

@@ -119,6 +119,11 @@ class ChatFormat:
         known = ("auto", "plain", "template", "chatml")
         raise InputError(f"Unknown chat format '{which}': {nearest(which, known)} A Jinja chat template is taken too.")
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that the format was made for."""
+        return self._tokenizer
+
     # Text in, tokens out ------------------------------------------------------------------------------------------------------
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
@@ -127,6 +132,18 @@ class ChatFormat:
             return self._rendering([self._dicts(self._clean(messages), None)], add_generation_prompt)[0]
         except _Refused as why:
             raise InputError(f"{_sentence(why)}; {_ADVICE}.") from None
+
+    def natural_ids(self, messages: Sequence[Message]) -> list[int] | None:
+        """Tokens that the tokenizer makes of the whole rendering as one text, to compare with.
+
+        None where a message spells out a control token, which would then be taken for one. Raises InputError as `render` does.
+        """
+        if any(self._encoder.literals(message.content) for message in messages):
+            return None
+        counts = self.counts.copy()
+        text = self.render(messages)
+        self.counts = counts
+        return self._encoder.encode(text, first=True)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """What a sampler is given: the prompt and the generation prompt. For plain text nothing, or the begin token."""

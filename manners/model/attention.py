@@ -67,14 +67,12 @@ class TreePattern:
 
     def __init__(self, tree: TokenTree):
         self.tree = tree
-        self.calls: list[int] = []
-        """Layer index of every attention call so far, for the start-up probe."""
-        self.windows: set[int | None] = set()
+        self.calls: list[tuple[int, int | None]] = []
+        """Layer index (-1: the layer does not know it) and window of every attention call so far, for the start-up probe."""
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
 
     def attend(self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, shape: Shape) -> Tensor:
-        self.calls.append(getattr(module, "layer_idx", -1))
-        self.windows.add(shape.window)
+        self.calls.append((getattr(module, "layer_idx", -1), shape.window))
         if query.shape[2] != self.tree.tokens_T.numel():
             raise RuntimeError(f"attention was asked for a row of {query.shape[2]} tokens under a tree of {self.tree.tokens_T.numel()}")
         outputs = []
@@ -168,7 +166,8 @@ def _tree_attention(
     if query.shape[0] != 1:
         raise RuntimeError(f"tree attention runs one row, not {query.shape[0]}")
     shape = Shape(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window, softcap, s_aux)
-    return pattern.attend(module, query, key, value, shape).transpose(1, 2), None
+    # contiguous, as the library's own functions leave it: some families take a view of it (AFMoE, JetMoE)
+    return pattern.attend(module, query, key, value, shape).transpose(1, 2).contiguous(), None
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

@@ -18,7 +18,6 @@ from manners.model.logprob import load_frozen
 from manners.model.probe import probe
 from manners.model.sampler import Sampler
 
-
 SAMPLING_KEYS = {"temperature", "top_k", "top_p", "min_p", "max_new_tokens", "min_new_tokens", "seed"}
 
 

@@ -10,7 +10,7 @@ log-probabilities are computed once, before the first step, and kept in the run 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from manners.core import files
 from manners.core.console import console, progress
+from manners.core.plugins import load_function
 from manners.core.records import TokenGroup
 from manners.core.run import RunFolder, open_run
 from manners.model.logprob import response_logps
@@ -29,7 +30,8 @@ from manners.ops import losses
 from manners.ops.losses import LossTerms, Term
 from manners.ops.segments import segment_count
 from manners.train.learner import Learner, Micro, count_steps
-from manners.train.stage import TrainSettings, describe, finish, fit, identifying, prepare
+from manners.train.plan import describe
+from manners.train.stage import TrainSettings, finish, fit, identifying, prepare
 
 DEFAULT_RATE = {"lora": 5e-6, "full": 5e-7}
 """Zephyr's rates (alignment-handbook: QLoRA 5e-6, full 5e-7)."""
@@ -45,10 +47,21 @@ class DPOSettings(TrainSettings):
 
 
 class DPOLoss:
-    """The loss above, as a sum over pairs. `reference` maps a row to the reference's log-probabilities (chosen, rejected)."""
+    """The loss above, as a sum over pairs. `reference` maps a row to the reference's log-probabilities (chosen, rejected).
 
-    def __init__(self, reference: dict[int, tuple[float, float]], beta: float, label_smoothing: float = 0.0):
-        self.reference, self.beta, self.label_smoothing = reference, beta, label_smoothing
+    `function`, if given, replaces the formula: it takes the log-ratios of the chosen and the rejected responses, (P,) each, and
+    returns a loss for each pair, (P,).
+    """
+
+    def __init__(
+        self,
+        reference: dict[int, tuple[float, float]],
+        beta: float,
+        label_smoothing: float = 0.0,
+        function: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ):
+        self.reference, self.beta = reference, beta
+        self.function = function or (lambda chosen_P, rejected_P: losses.dpo(chosen_P, rejected_P, beta, label_smoothing))
 
     def weigh(self, micro: Micro) -> dict[str, float]:
         return {"dpo": float(len(micro.groups))}
@@ -58,7 +71,7 @@ class DPOLoss:
         logp_P2 = scores.logp_R.view(pairs, 2)
         reference_P2 = logp_P2.new_tensor([self.reference[g.row] for g in micro.groups])
         chosen_P, rejected_P = (logp_P2 - reference_P2).unbind(1)
-        loss_P = losses.dpo(chosen_P, rejected_P, self.beta, self.label_smoothing)
+        loss_P = self.function(chosen_P, rejected_P)
         return LossTerms({"dpo": Term(loss_P.sum(), float(pairs))}, self._metrics(chosen_P, rejected_P, logp_P2, scores))
 
     def _metrics(self, chosen_P: Tensor, rejected_P: Tensor, logp_P2: Tensor, scores: Scores) -> dict[str, tuple[float, float]]:
@@ -111,5 +124,7 @@ def dpo(settings: DPOSettings) -> dict:
         reference = {group.row: (chosen, rejected) for group, (chosen, rejected) in zip(stage.groups, reference_P2.tolist(), strict=True)}
         steps = count_steps(len(stage.groups), settings.batch_size, settings.epochs)
         learner = Learner(stage.backbone, stage.role, settings, rate, steps)
-        fit(run, learner, stage.groups, DPOLoss(reference, settings.beta, settings.label_smoothing), settings, "dpo")
+        function = load_function(settings.loss, "loss") if settings.loss else None
+        loss = DPOLoss(reference, settings.beta, settings.label_smoothing, function)
+        fit(run, learner, stage.groups, loss, settings, "dpo")
         return finish(run, stage, settings, "dpo", started, {"skipped_steps": learner.skipped, "beta": settings.beta})

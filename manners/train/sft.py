@@ -9,13 +9,18 @@ Departures from the common recipe: no padding and no packing limit (a batch is a
 """
 
 import time
+from collections.abc import Callable
+
+from torch import Tensor
 
 from manners.core.console import console
+from manners.core.plugins import load_function
 from manners.core.run import open_run
 from manners.model.score import Scores
 from manners.ops.losses import LossTerms, Term, nll
 from manners.train.learner import Learner, Micro, count_steps
-from manners.train.stage import TrainSettings, describe, finish, fit, identifying, prepare
+from manners.train.plan import describe
+from manners.train.stage import TrainSettings, finish, fit, identifying, prepare
 
 DEFAULT_RATE = {"lora": 2e-4, "full": 2e-5}
 """Ten times the full rate for LoRA, as is usual; full as TRL, Zephyr and Llama 2."""
@@ -28,13 +33,16 @@ class SFTSettings(TrainSettings):
 
 
 class SFTLoss:
-    """The loss above, as a sum over tokens and its weight M."""
+    """The loss above, as a sum over tokens and its weight M. `function` takes logp_N and returns a loss for each token, (N,)."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor] = nll):
+        self.function = function
 
     def weigh(self, micro: Micro) -> dict[str, float]:
         return {"nll": float(micro.tree.targets)}
 
     def __call__(self, scores: Scores, micro: Micro) -> LossTerms:
-        return LossTerms({"nll": Term(nll(scores.logp_N).sum(), float(micro.tree.targets))})
+        return LossTerms({"nll": Term(self.function(scores.logp_N).sum(), float(micro.tree.targets))})
 
 
 def sft(settings: SFTSettings) -> dict:
@@ -49,5 +57,6 @@ def sft(settings: SFTSettings) -> dict:
         describe(settings, stage, rate)
         steps = count_steps(len(stage.groups), settings.batch_size, settings.epochs)
         learner = Learner(stage.backbone, stage.role, settings, rate, steps)
-        fit(run, learner, stage.groups, SFTLoss(), settings, "sft")
+        loss = SFTLoss(load_function(settings.loss, "loss")) if settings.loss else SFTLoss()
+        fit(run, learner, stage.groups, loss, settings, "sft")
         return finish(run, stage, settings, "sft", started, {"skipped_steps": learner.skipped})

@@ -20,16 +20,19 @@ import manners
 from manners.core import files
 from manners.core.console import console, progress
 from manners.core.errors import InputError
+from manners.core.plugins import source_hash
 from manners.core.records import TokenGroup
 from manners.core.run import RunFolder, file_hash
 from manners.data.chat import ChatFormat
+from manners.data.checks import trust
 from manners.data.formats import DataFile, parse_map, read
+from manners.model.agreement import sampler_gap
 from manners.model.export import merged_model, save_tokenizer
 from manners.model.fetch import quiet
 from manners.model.load import ModelSource, load_model, load_tokenizer, resolve
-from manners.model.probe import probe
+from manners.model.probe import check_length, probe
 from manners.model.roles import BASE, Backbone, Lora
-from manners.train.learner import Learner, Loss, OptimizerSettings, batches, count_steps
+from manners.train.learner import Learner, Loss, OptimizerSettings, batches
 
 POLICY = "policy"
 """The role that is trained when fine-tuning by LoRA; full fine-tuning trains BASE."""
@@ -57,6 +60,8 @@ class TrainSettings(OptimizerSettings):
     lora_alpha: Annotated[int, Field(ge=1)] = 32
     lora_targets: str = "all-linear"
     """Comma-separated names of the layers to adapt, or all-linear."""
+    loss: str | None = None
+    """A loss of your own, module:function, instead of the trainer's; the trainer's page says what it is given."""
 
 
 @dataclass(slots=True)
@@ -70,13 +75,21 @@ class Stage:
     data: DataFile
     groups: list[TokenGroup]
     probe_gap: float
+    """Largest difference in nats between tree and plain log-probabilities."""
+    sampler_gap: float | None
+    """Largest difference in nats between sampler and scorer; None for plain text, which has no prompt to sample from."""
+    counts: dict[str, Any]
+    """The four counts of data.checks."""
 
 
 def identifying(settings: TrainSettings, stage: str) -> dict[str, Any]:
     """What can change a stage's output: its settings but for those that only say where and how often to write, and its data."""
     content = settings.model_dump(exclude={"out", "save_every"})
     path = Path(settings.data)
-    return {"stage": stage, **content, "data_sha256": file_hash(path) if path.is_file() else None}
+    content["data_sha256"] = file_hash(path) if path.is_file() else None
+    if settings.loss is not None:
+        content["loss_source"] = source_hash(settings.loss, "loss")
+    return {"stage": stage, **content}
 
 
 def prepare(settings: TrainSettings, kinds: Sequence[str]) -> Stage:
@@ -95,11 +108,16 @@ def prepare(settings: TrainSettings, kinds: Sequence[str]) -> Stage:
     tokenizer = load_tokenizer(source)
     chat_format = ChatFormat.of(tokenizer, settings.format)
     groups = [chat_format.encode(group, max_length=settings.max_length) for group in data.groups]
+    counts = trust(groups, chat_format, data.groups, settings.max_length)
     for index, group in enumerate(groups):
         group.row = index  # a row of the file may hold several groups
     backbone, role = load_backbone(source, settings, tokenizer)
+    longest = max(len(g.prompt_ids) + max(len(r.token_ids) for r in g.responses) for g in groups)
+    check_length(backbone.model, longest)
     gap = probe(backbone)
-    return Stage(source, backbone, role, chat_format, data, groups, gap)
+    prompted = next((g for g in groups if g.prompt_ids), None)
+    agreement = sampler_gap(backbone, role, chat_format, prompted.prompt_ids) if prompted else None
+    return Stage(source, backbone, role, chat_format, data, groups, gap, agreement, counts)
 
 
 def load_backbone(source: ModelSource, settings: TrainSettings, tokenizer: Any) -> tuple[Backbone, str]:
@@ -116,31 +134,6 @@ def load_backbone(source: ModelSource, settings: TrainSettings, tokenizer: Any) 
         targets = "all-linear" if names == ["all-linear"] else names
         backbone.add_adapter(POLICY, Lora(settings.lora_rank, settings.lora_alpha, targets), seed=settings.seed)
     return backbone, POLICY
-
-
-def describe(settings: TrainSettings, stage: Stage, learning_rate: float) -> None:
-    """Print the resolved settings that matter and the plan that follows from them."""
-    tokens = sum(g.tokens for g in stage.groups)
-    targets = sum(g.targets for g in stage.groups)
-    trained = sum(p.numel() for p in stage.backbone.trainable(stage.role).values())
-    steps = count_steps(len(stage.groups), settings.batch_size, settings.epochs)
-    console.print(
-        f"{settings.data}: {stage.data.shape}, {len(stage.groups):,} rows, {tokens:,} tokens, {targets:,} trained "
-        f"({stage.format.name} format)"
-    )
-    for row, why in stage.data.refused[:3]:
-        console.print(f"  row {row} left out: {why}")
-    if len(stage.data.refused) > 3:
-        console.print(f"  and {len(stage.data.refused) - 3:,} more rows left out")
-    for note, count in {**stage.data.notes, **stage.format.counts}.items():
-        console.print(f"  {note}: {count:,}")
-    console.print(
-        f"{settings.model}: {settings.finetune}, {trained:,} trained weights, tree equals plain within {stage.probe_gap:.1g} nats"
-    )
-    console.print(
-        f"{steps:,} steps of {settings.batch_size} rows, learning rate {learning_rate:g} ({settings.schedule}), "
-        f"micro-batches of {settings.micro_tokens:,} tokens, seed {settings.seed}, {torch.get_num_threads()} threads"
-    )
 
 
 def fit(run: RunFolder, learner: Learner, groups: Sequence[TokenGroup], loss: Loss, settings: TrainSettings, name: str) -> None:
@@ -213,6 +206,8 @@ def finish(run: RunFolder, stage: Stage, settings: TrainSettings, name: str, sta
         "training_seconds": round(sum(r["seconds"] for r in steps), 3),
         "wall_seconds": round(time.time() - started, 3),
         "tree_against_plain_nats": stage.probe_gap,
+        "sampler_against_scorer_nats": stage.sampler_gap,
+        "counts": stage.counts,
         **extra,
     }
     run.finish(manifest)

@@ -68,6 +68,12 @@ def steps(out: Path) -> int:
     return log.read_bytes().count(b"\n") if log.exists() else 0
 
 
+def inode(out: Path) -> int:
+    """Which file the log is: a run that goes on replaces it before its first step."""
+    log = out / "metrics.jsonl"
+    return log.stat().st_ino if log.exists() else 0
+
+
 def checkpointed(out: Path) -> int:
     """Step of the newest complete checkpoint."""
     kept = sorted(p.name for p in (out / "checkpoints").glob("step-*") if not p.name.endswith(".partial"))
@@ -82,8 +88,8 @@ def main() -> None:
     undisturbed = base / "undisturbed"
     began = time.monotonic()
     child = start(at(undisturbed), fresh)
-    while wait(child, 0.001) is None and steps(undisturbed) == 0:
-        pass
+    while steps(undisturbed) == 0:
+        assert wait(child, 0.001) is None, "the undisturbed run ended without a step"
     loading = time.monotonic() - began
     assert wait(child) == 0, "the undisturbed run failed"
     length = time.monotonic() - began
@@ -95,10 +101,18 @@ def main() -> None:
         out = base / f"killed-{number}"
         child = start(at(out), fresh)
         if len(log) < int(kills) and checkpointed(out) < 0.7 * total:
-            # somewhere between the end of loading and most of what is left to do; a run that is nearly done is left to end
-            left = 1 - checkpointed(out) / total
-            moment = 0.9 * loading + rng.uniform(0.0, 0.8) * left * (length - loading)
-            status = wait(child, moment)
+            # one kill in four hits the loading; the others wait for the loop and then any part of what is left to do
+            if rng.random() < 0.25:
+                moment = rng.uniform(0.0, loading)
+                status = wait(child, moment)
+            else:
+                began, kept, log_before = time.monotonic(), checkpointed(out), inode(out)
+                status = None
+                while status is None and not (steps(out) > kept and inode(out) != log_before):
+                    status = wait(child, 0.001)
+                if status is None:
+                    status = wait(child, rng.uniform(0.0, 0.8) * (1 - kept / total) * (length - loading))
+                moment = time.monotonic() - began
             if status is None:
                 os.kill(child, signal.SIGKILL)
                 wait(child)

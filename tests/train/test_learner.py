@@ -113,7 +113,7 @@ def test_schedule():
 def test_batches_are_permutations_that_differ_by_epoch_and_seed():
     found = list(batches(10, 4, 2, seed=3))
     assert [len(b) for b in found] == [4, 4, 2, 4, 4, 2] and len(found) == count_steps(10, 4, 2)
-    first, second = sum(found[:3], []), sum(found[3:], [])
+    first, second = [i for b in found[:3] for i in b], [i for b in found[3:] for i in b]
     assert sorted(first) == sorted(second) == list(range(10)) and first != second
     assert found == list(batches(10, 4, 2, seed=3)) != list(batches(10, 4, 2, seed=4))
 

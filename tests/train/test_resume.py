@@ -82,9 +82,10 @@ def test_the_real_command_killed_four_times(tmp_path):
 
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tiny, tmp_path):
     command = [sys.executable, "-m", "manners", "sft", f"model={tiny}", f"data={starter('demonstrations.jsonl')}", "format=plain"]
-    command += ["epochs=40", "batch_size=4", "save_every=10000"]
+    command += ["epochs=15", "batch_size=6", "save_every=10000"]
     out = tmp_path / "run"
-    process = subprocess.Popen([*command, f"out={out}"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    single = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*command, f"out={out}"], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=single)
     until = time.monotonic() + 120
     while not (out / "metrics.jsonl").exists() or (out / "metrics.jsonl").read_text().count("\n") < 5:
         assert time.monotonic() < until and process.poll() is None
@@ -94,7 +95,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tiny, tmp_path):
     assert process.returncode == 130
     assert "the same command goes on from there" in " ".join(said.split()) and "Traceback" not in said
     assert len(list((out / "checkpoints").glob("step-*"))) == 1
-    subprocess.run([*command, f"out={out}"], cwd=ROOT, check=True, capture_output=True)
-    subprocess.run([*command, f"out={tmp_path / 'calm'}"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run([*command, f"out={out}"], cwd=ROOT, check=True, capture_output=True, env=single)
+    subprocess.run([*command, f"out={tmp_path / 'calm'}"], cwd=ROOT, check=True, capture_output=True, env=single)
     weights = "model/adapter_model.safetensors"
     assert (out / weights).read_bytes() == (tmp_path / "calm" / weights).read_bytes()

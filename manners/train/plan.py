@@ -1,0 +1,60 @@
+"""What a run is about to do, said before it does it: rows, checks, steps, memory."""
+
+import psutil
+import torch
+
+from manners.core.console import console
+from manners.train.learner import count_steps
+from manners.train.stage import Stage, TrainSettings
+
+
+def describe(settings: TrainSettings, stage: Stage, learning_rate: float) -> None:
+    """Print what was read, whether it can be trusted, and the plan that follows from the settings."""
+    _rows(settings, stage)
+    _checks(stage)
+    trained = sum(p.numel() for p in stage.backbone.trainable(stage.role).values())
+    steps = count_steps(len(stage.groups), settings.batch_size, settings.epochs)
+    console.print(f"{settings.model}: {settings.finetune} fine-tuning, {trained:,} trained weights")
+    console.print(
+        f"plan: {steps:,} steps of {settings.batch_size} rows, learning rate {learning_rate:g} ({settings.schedule}), "
+        f"micro-batches of {settings.micro_tokens:,} tokens, seed {settings.seed}, {torch.get_num_threads()} threads"
+    )
+    console.print(f"memory: {memory(stage)}")
+
+
+def _rows(settings: TrainSettings, stage: Stage) -> None:
+    tokens = sum(g.tokens for g in stage.groups)
+    targets = sum(g.targets for g in stage.groups)
+    console.print(
+        f"{settings.data}: {stage.data.shape}, {len(stage.groups):,} rows, {tokens:,} tokens, {targets:,} trained "
+        f"({stage.format.name} format)"
+    )
+    for row, why in stage.data.refused[:3]:
+        console.print(f"  row {row} left out: {why}", markup=False)
+    if len(stage.data.refused) > 3:
+        console.print(f"  and {len(stage.data.refused) - 3:,} more rows left out")
+    for note, count in {**stage.data.notes, **stage.format.counts}.items():
+        console.print(f"  {note}: {count:,}", markup=False)
+
+
+def _checks(stage: Stage) -> None:
+    counts = stage.counts
+    console.print(
+        f"checks: stop token trained in {counts['stop_trained']:,} of {counts['answers']:,} answers, {counts['truncated']:,} truncated "
+        f"({counts['truncated_share']:.1%}); {counts['begin_doubled']:,} doubled begin tokens; boundary of prompt and answer cut as in "
+        f"one text in all but {counts['boundary_differs']:,} of {counts['rows']:,} rows"
+    )
+    sampler = "" if stage.sampler_gap is None else f", sampler equals scorer within {stage.sampler_gap:.1g}"
+    console.print(f"checks: tree equals plain within {stage.probe_gap:.1g} nats a token{sampler}")
+
+
+def memory(stage: Stage) -> str:
+    """Weights, gradients with optimizer, and what is free, in gigabytes, as a sentence. Activations come on top."""
+    weights = sum(p.numel() * p.element_size() for p in stage.backbone.model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in stage.backbone.trainable(stage.role).values())
+    device = stage.backbone.device
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return (
+        f"weights {weights / 1e9:.2f} GB, gradients and AdamW {3 * trained / 1e9:.2f} GB, free {free / 1e9:.1f} GB "
+        "(activations come on top: lower micro_tokens, or set checkpointing=true, if they do not fit)"
+    )
