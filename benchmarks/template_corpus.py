@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
 
 def tokenizer_for(template: str) -> PreTrainedTokenizerFast:
     """One token a byte, and the control tokens that the template spells out."""
-    found = sorted({text for text in CONTROL.findall(template)} - {BEGIN, END, PAD})
+    found = sorted(set(CONTROL.findall(template)) - {BEGIN, END, PAD})
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE({token: i for i, token in enumerate([PAD, BEGIN, END, *alphabet])}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         _app(arguments)(arguments, standalone_mode=True)
     except MannersError as error:
         console.print("error: ", style="bold red", end="")
-        console.print(str(error))
+        console.print(str(error), soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         console.print("interrupted")

@@ -74,7 +74,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo3": ("Olmo3Config", {**SLIDING, **LAYERS}),
     "olmoe": ("OlmoeConfig", MOE),
     "persimmon": ("PersimmonConfig", {"attention_dropout": 0.0, "hidden_dropout": 0.0}),
-    "phi3-longrope": ("Phi3Config", {"rope_parameters": {**LONGROPE, "original_max_position_embeddings": 32}}),
+    "phi3-longrope": ("Phi3Config", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 32}),
     "phimoe": ("PhimoeConfig", MOE),
     "qwen2-moe": ("Qwen2MoeConfig", {**MOE, "shared_expert_intermediate_size": 24}),
     "seed-oss": ("SeedOssConfig", {}),

@@ -13,6 +13,7 @@ from manners.cli import COMMANDS
 from manners.core.config import Settings, load_settings
 from manners.core.errors import InputError
 from manners.core.files import read_jsonl
+from manners.reason.chat import ChatSettings
 from manners.train import preference, sft
 from tests.markdown import DOCS, ROOT, blocks, code, links, table
 
@@ -55,6 +56,12 @@ def test_the_settings_table_has_every_key_with_its_default(name):
             assert is_default(default.strip("`"), field.default), f"{key}: {default} is not {field.default}"
         assert len(meaning) > 10, key
     assert all(str(rate) in rows["learning_rate"][1] for rate in rates.values())
+
+
+def test_the_settings_table_of_chat():
+    rows = table(page("chat"), "Setting")
+    assert rows.keys() == ChatSettings.model_fields.keys()
+    assert all(is_default(rows[key][0].strip("`"), field.default) for key, field in ChatSettings.model_fields.items())
 
 
 def test_defaults_are_read_strictly():

@@ -29,7 +29,8 @@ def count(groups: Sequence[TokenGroup], fmt: ChatFormat, sources: Sequence[Group
     `boundary_differs`: those where the tokenizer, given prompt and answer as one text, cuts otherwise before the answer; rows that
     spell out a control token are not compared. `begin_doubled`: those that begin with two begin tokens.
     """
-    counts = dict.fromkeys(("answers", "stop_trained", "stop_untrained", "truncated", "rows", "boundary_differs", "begin_doubled"), 0)
+    names = ("answers", "stop_trained", "stop_untrained", "truncated", "rows", "boundary_differs", "begin_doubled")
+    counts: dict[str, Any] = dict.fromkeys(names, 0)
     for group, source in zip(groups, sources, strict=True):
         counts["rows"] += 1
         counts["boundary_differs"] += _differs(group, source, fmt)
@@ -67,7 +68,8 @@ def fault(counts: dict[str, Any], fmt: ChatFormat) -> str | None:
 def _stops(source: Group, fmt: ChatFormat) -> frozenset[int]:
     """The tokens that may end an answer of this group: plain text ends in the tokenizer's end token, whatever the template says."""
     text = any(turn.role == TEXT_ROLE for response in source.responses for turn in response.turns)
-    return frozenset({fmt.tokenizer.eos_token_id}) if text else fmt.stop_ids
+    end: Any = fmt.tokenizer.eos_token_id
+    return frozenset({end}) if text else fmt.stop_ids
 
 
 def _leaves_a_stop(tokens: TokenResponse, stops: frozenset[int]) -> bool:

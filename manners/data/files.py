@@ -148,9 +148,7 @@ def _object(name: str, line: int, text: str, following: bytes, rest: Any) -> Row
         if error.msg.startswith("Unterminated string"):
             if following.lstrip().startswith(b'{"'):
                 raise InputError(f"{where} is half-written, yet more follows: delete that line or write it again.") from None
-            raise InputError(
-                f"{where} ends inside a string: it holds a raw line break; write that as \\n, one row a line."
-            ) from None
+            raise InputError(f"{where} ends inside a string: it holds a raw line break; write that as \\n, one row a line.") from None
         if error.msg.startswith("Invalid control character"):
             char = text[error.pos]
             what = "a raw line break (carriage return)" if char == "\r" else f"the raw control character {char!r}"

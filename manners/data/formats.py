@@ -90,9 +90,7 @@ def _turn(item: object, field: str, notes: Notes) -> Message:
     if not isinstance(item, Mapping):
         raise RowRefused(f"'{field}' lists something other than messages")
     if "role" not in item and "from" not in item:
-        raise RowRefused(
-            f"'{field}' holds an object that is no message (map a part of it: {field}={field}.{next(iter(item), 'part')})"
-        )
+        raise RowRefused(f"'{field}' holds an object that is no message (map a part of it: {field}={field}.{next(iter(item), 'part')})")
     name = item.get("role", item.get("from"))
     role = ROLE_NAMES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
@@ -161,9 +159,7 @@ def hh_turns(text: str, notes: Notes) -> Turns:
     if text.startswith(("Human:", "Assistant:")):
         text = "\n\n" + text
     lead, *parts = _HH_MARK.split(text)
-    found = [
-        Message("user" if who == "Human" else "assistant", said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)
-    ]
+    found = [Message("user" if who == "Human" else "assistant", said.strip()) for who, said in zip(parts[::2], parts[1::2], strict=True)]
     if lead.strip():
         found.insert(0, Message("user", lead.strip()))
     merged: Turns = []
@@ -481,9 +477,7 @@ SHAPES = (
         (_INPUT, ("history",)),
     ),
     Shape("prompt-completion", "demonstrations", (_PROMPT, _ANSWER), completion_row),
-    Shape(
-        "prompt-completion", "demonstrations", (("prompt", "input"), ("completion", "output")), completion_row, without=_INSTRUCTION
-    ),
+    Shape("prompt-completion", "demonstrations", (("prompt", "input"), ("completion", "output")), completion_row, without=_INSTRUCTION),
     Shape("text", "text", (("text",),), text_row, weak=True),
     Shape("prompts", "prompts", (_PROMPT,), prompts_row, weak=True),
     Shape("prompts", "prompts", (_INSTRUCTION,), prompts_row, (_INPUT,), weak=True),
@@ -583,9 +577,7 @@ def _recognise(name: str, rows: Sequence[Row], mapping: Mapping[str, str]) -> tu
             unused = [c for c in columns if c not in bound.values()]
             if shape.weak and be_careful and any(_ANSWER_LIKE.match(c) or _misspelt(c, columns) for c in unused):
                 continue
-            if any(
-                shape.fits(_view(row, bound)) for row in rows if all(row.get(bound[need[0]]) is not None for need in shape.needs)
-            ):
+            if any(shape.fits(_view(row, bound)) for row in rows if all(row.get(bound[need[0]]) is not None for need in shape.needs)):
                 return shape, bound
     raise InputError(_unrecognised(name, rows, columns))
 
@@ -662,9 +654,7 @@ def label_coding(name: str, labels: Counter[str], mapping: Mapping[str, str], no
     if "coding" in mapping:
         codes = [_code(c) for c in mapping["coding"].split("/")]
         if len(codes) not in (2, 3) or len(set(codes)) != len(codes) or not all(codes):
-            raise InputError(
-                f"--map coding={mapping['coding']}: give the labels that mean a, b and (if any) tie, as in coding=0/1/2."
-            )
+            raise InputError(f"--map coding={mapping['coding']}: give the labels that mean a, b and (if any) tie, as in coding=0/1/2.")
         return ties | dict(zip(codes, ("a", "b", "tie"), strict=False))
     zero_one, one_two = {"0": "a", "1": "b"}, {"1": "a", "2": "b", "0": "tie"}
     words = [{"a": "a", "b": "b"}, {"model_a": "a", "model_b": "b"}, {_code(mapping.get(x, x)): x for x in "ab"}]

@@ -119,6 +119,9 @@ def _encode(
         try:
             group = fmt.encode(source)
             prompt, answers = len(group.prompt_ids), [len(response.token_ids) for response in group.responses]
+            lengths["prompt"].append(prompt)
+            lengths["answer"] += answers
+            lengths["total"] += [prompt + answer for answer in answers]
             if prompt + max(answers, default=0) > max_length:
                 fmt.counts = before
                 group = fmt.encode(source, max_length=max_length)
@@ -127,9 +130,6 @@ def _encode(
             continue
         sources.append(source)
         groups.append(group)
-        lengths["prompt"].append(prompt)
-        lengths["answer"] += answers
-        lengths["total"] += [prompt + answer for answer in answers]
     return sources, groups, lengths, failed
 
 

@@ -14,7 +14,7 @@ from manners.data.chat import ChatFormat
 from manners.data.formats import parse_map, read
 from manners.model.load import load_tokenizer, resolve
 from manners.model.logprob import load_frozen, response_logps
-from manners.model.probe import probe
+from manners.model.probe import check_length, probe
 
 NAMES = {"pairs": ("chosen", "rejected")}
 """What the responses of a row are called; a single one is called `completion`."""
@@ -54,6 +54,7 @@ def logprob(settings: LogprobSettings) -> dict[str, Any]:
     chat_format = ChatFormat.of(load_tokenizer(source), settings.format)
     groups = [chat_format.encode(group, max_length=settings.max_length) for group in data.groups]
     backbone, role = load_frozen(source)
+    check_length(backbone.model, max(len(g.prompt_ids) + max(len(r.token_ids) for r in g.responses) for g in groups))
     probe(backbone)
     rows: list[dict[str, Any]] = []
     with progress() as bar:

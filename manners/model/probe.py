@@ -52,7 +52,7 @@ def refuse_by_kind(model: PreTrainedModel) -> None:
         raise InputError(
             f"{name} scales attention by a token's place in the row (attn_temperature_tuning), which in a tree is not its position."
         )
-    if any("dynamic" in str(rope.get("rope_type")) for rope in _ropes(config)):
+    if any("dynamic" in str(rope.get("rope_type")) for rope in rope_settings(config)):
         raise InputError(f"{name} uses dynamic RoPE, which depends on the longest position of the row; set rope_type to linear or yarn.")
 
 
@@ -63,7 +63,7 @@ def check_length(model: PreTrainedModel, longest: int) -> None:
     original length, so that what a conversation gives would depend on its company. Other RoPE models may go beyond their length.
     """
     name, config = type(model).__name__, model.config.get_text_config()
-    ropes = _ropes(config)
+    ropes = rope_settings(config)
     for rope in ropes:
         original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
         if rope.get("rope_type") == "longrope" and original and longest > original:
@@ -76,7 +76,7 @@ def check_length(model: PreTrainedModel, longest: int) -> None:
         raise InputError(f"{name} has {limit} positions, but the longest conversation has {longest} tokens: shorten it (max_length).")
 
 
-def _ropes(config: Any) -> list[dict[str, Any]]:
+def rope_settings(config: Any) -> list[dict[str, Any]]:
     """The RoPE settings: none, one, or one for each kind of layer."""
     rope: Any = getattr(config, "rope_parameters", None) or {}
     nested = [v for v in rope.values() if isinstance(v, dict) and "rope_type" in v]
@@ -178,7 +178,7 @@ def _random_groups(model: PreTrainedModel, seed: int) -> list[TokenGroup]:
     """Prompts with two and one responses and a row without prompt, no longer than the model's positions."""
     config = model.config.get_text_config()
     generator, vocabulary = torch.Generator().manual_seed(seed), config.vocab_size
-    originals = [rope.get("original_max_position_embeddings") for rope in _ropes(config)]
+    originals = [rope.get("original_max_position_embeddings") for rope in rope_settings(config)]
     limit = min([16, *(n for n in [_positions(config), *originals] if n)])
     draw = lambda n: torch.randint(min(3, vocabulary - 1), vocabulary, (n,), generator=generator).tolist()
 

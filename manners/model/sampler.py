@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from manners.core.records import Group, Message, Prompt, Response
 from manners.model.attention import attending
 from manners.model.cache import Prefill, SlotCache
 from manners.model.draw import Sampling, draw, stream_key, uniform
+from manners.model.probe import rope_settings
 from manners.model.roles import BASE, Backbone
 from manners.model.score import Head
 
@@ -100,10 +101,9 @@ def decoding_model(backbone: Backbone, role: str) -> Iterator[PreTrainedModel]:
 def max_positions(model: PreTrainedModel) -> int | None:
     """How many positions a row may have, or None if the config does not say."""
     config = model.config.get_text_config()
-    rope: Any = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") == "longrope":  # beyond the original length its angles hang on the longest slot of the row
+    for rope in rope_settings(config):
         original = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
-        if original:
+        if rope.get("rope_type") == "longrope" and original:  # beyond it the angles hang on the longest slot of the row
             return int(original)
     return getattr(config, "max_position_embeddings", None)
 

@@ -149,7 +149,7 @@ class _FrozenHead(Function):
         ctx.gradient_ND = torch.cat(gradients) if gradients else hidden_ND.new_zeros(hidden_ND.shape) if wanted else None
         entropy_N = torch.cat(entropies) if entropies else empty
         ctx.mark_non_differentiable(entropy_N)
-        return torch.cat(logps) if logps else empty, entropy_N
+        return torch.cat(logps) if logps else empty.clone(), entropy_N
 
     @staticmethod
     @once_differentiable

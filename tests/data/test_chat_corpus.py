@@ -77,10 +77,13 @@ def test_what_is_not_exact_is_told_with_its_reason(monkeypatch: pytest.MonkeyPat
             check({"chatml": verdict})
 
 
-def test_the_script_prints_a_line_a_template_and_the_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_script_prints_a_line_a_template_and_the_counts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "inner").mkdir()
     (tmp_path / "inner" / "a.jinja").write_text(FAMILIES["chatml"].template)
     (tmp_path / "b.jinja").write_text(PARTS)
+    monkeypatch.setenv("COLUMNS", "200")
     main(str(tmp_path))
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:2] == ["b.jinja", "refused"] and lines[2].split()[:2] == ["inner/a.jinja", "exact"]

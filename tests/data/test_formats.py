@@ -162,9 +162,7 @@ def test_prompt_may_be_hh_text(one):
 def test_system_source_and_cluster_columns(one):
     row = {"system_prompt": "S", "prompt": "Hi", "response": "Hello", "cluster": "greet", "source": "us", "id": 7}
     data = one(row)
-    is_read(
-        data, "prompt-completion", "demonstrations", demo([system("S"), user("Hi")], [bot("Hello")], source="us", cluster="greet")
-    )
+    is_read(data, "prompt-completion", "demonstrations", demo([system("S"), user("Hi")], [bot("Hello")], source="us", cluster="greet"))
     assert data.notes == {"columns not used: id": 1}
 
 
@@ -176,9 +174,7 @@ def test_several_answers_are_ambiguous(one):
 
 def test_a_conversation_as_completion_must_begin_with_the_answer(write):
     good = {"prompt": "Hi", "completion": [HELLO]}
-    data = read(
-        write(good, {"prompt": "Hi", "completion": [HI, HELLO]}, {"prompt": [HI, HELLO], "completion": "x"}, {"prompt": "Hi"})
-    )
+    data = read(write(good, {"prompt": "Hi", "completion": [HI, HELLO]}, {"prompt": [HI, HELLO], "completion": "x"}, {"prompt": "Hi"}))
     assert data.refused == [
         (2, "the answer begins with a turn of the user, not of the assistant"),
         (3, "the prompt ends with a turn of the assistant, not of the user"),
@@ -202,9 +198,7 @@ def test_pair_with_margin(one):
 
 
 def test_pair_that_repeats_the_prompt(one):
-    data = one(
-        {"prompt": "Hi", "chosen": [HI, HELLO], "rejected": [HI, {"role": "assistant", "content": "Go"}], "messages": [HI, HELLO]}
-    )
+    data = one({"prompt": "Hi", "chosen": [HI, HELLO], "rejected": [HI, {"role": "assistant", "content": "Go"}], "messages": [HI, HELLO]})
     is_read(data, "pair", "pairs", demo([user("Hi")], [bot("Hello")], [bot("Go")]))
     assert data.notes["prompt repeated in chosen and rejected"] == 1
 
@@ -625,9 +619,7 @@ def test_broken_jsonl(tmp_path, data, words):
 
 
 def test_jsonl_does_not_import_datasets(write):
-    code = (
-        f"import sys; from manners.data.formats import read; read({str(write({'text': 'a'}))!r}); print('datasets' in sys.modules)"
-    )
+    code = f"import sys; from manners.data.formats import read; read({str(write({'text': 'a'}))!r}); print('datasets' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
@@ -767,9 +759,7 @@ def test_hub_names(monkeypatch):
 
 
 def test_unknown_shapes_are_explained(one):
-    said(
-        lambda: one({"body": "a", "reply": "b"}), "columns body, reply", "no known shape", "messages; prompt + completion", "--map"
-    )
+    said(lambda: one({"body": "a", "reply": "b"}), "columns body, reply", "no known shape", "messages; prompt + completion", "--map")
     said(lambda: one({"prompt": "a", "chosed": "b", "rejected": "c"}), "Did you mean 'chosen' by 'chosed'?")
     said(lambda: one({"prompt": "a", "responce": "c"}), "Did you mean 'response' by 'responce'?")
     said(lambda: one({"chosen": "b", "rejected": "c"}), "not whole conversations", "'prompt' is needed")

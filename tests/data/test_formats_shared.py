@@ -96,9 +96,7 @@ NOT_READ = {
 
 
 def names() -> list[str]:
-    return sorted(
-        f"{p.parent.name}/{p.stem}" for folder in ("instructions", "preferences") for p in (DATA / folder).glob("*.jsonl")
-    )
+    return sorted(f"{p.parent.name}/{p.stem}" for folder in ("instructions", "preferences") for p in (DATA / folder).glob("*.jsonl"))
 
 
 def load(name: str) -> DataFile:
@@ -137,9 +135,7 @@ def test_plain_text(name):
 
 def test_what_is_changed_is_counted():
     assert load("instructions/p3_templated_tasks").notes["end marker '<|endoftext|>' removed"] == 858
-    merged = [
-        load(f"preferences/hh_rlhf_{which}_pairs").notes["neighbouring assistant turns merged"] for which in ("harmless", "helpful")
-    ]
+    merged = [load(f"preferences/hh_rlhf_{which}_pairs").notes["neighbouring assistant turns merged"] for which in ("harmless", "helpful")]
     assert merged == [3, 6]
     assert load("preferences/hhh_alignment").notes["Human/Assistant text split into turns"] == 17
     assert load("preferences/hh_rlhf_harmless_pairs").refused == [(198, "empty answer")]
