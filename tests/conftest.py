@@ -63,7 +63,7 @@ class Outcome(NamedTuple):
         """The one sentence (or two) after `error:`. Fails if there is none, or anything else on stderr, or a traceback."""
         assert self.stderr.startswith("error: ") and self.stderr.count("error: ") == 1, self.stderr
         assert "Traceback" not in self.stderr and "fault in Manners" not in self.stderr and not self.stdout
-        assert self.stderr.endswith((".", "?")), self.stderr
+        assert self.stderr.endswith((".", "?")) and not self.stderr.endswith(("?.", "..")), self.stderr
         return self.stderr.removeprefix("error: ")
 
 
@@ -76,10 +76,10 @@ def manners(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     import torch
 
     from manners.cli import main
+    from manners.core import network
     from manners.core.console import console
-    from manners.model import load
 
-    monkeypatch.setattr(load, "_reachable", lambda host, port: False)
+    monkeypatch.setattr(network, "silent_hub", lambda: "huggingface.co:443")
     monkeypatch.setattr(console, "_width", 10_000)  # paths are longer than a terminal is wide, and would be broken within
 
     def run(*words: Any) -> Outcome:

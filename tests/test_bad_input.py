@@ -54,7 +54,7 @@ def refused(outcome: Outcome, *, code: int = 2) -> str:
 
 def test_missing_file_names_the_neighbour(sft: Run, tmp_path: Path):
     write_rows(tmp_path / "train.jsonl", DEMONSTRATIONS)
-    assert refused(sft(data="trian.jsonl")).startswith("trian.jsonl: there is no such file; did you mean 'train.jsonl'?")
+    assert refused(sft(data="trian.jsonl")) == "trian.jsonl: there is no such file; did you mean 'train.jsonl'?"
     assert sft(data="train.jsonl", epochs=1).code == 0, "the corrected command does not stumble over the wrong one"
 
 
@@ -100,11 +100,17 @@ def test_brackets_in_names_are_no_markup(sft: Run, tmp_path: Path):
 def test_pairs_given_to_sft(sft: Run, pairs: Path):
     error = refused(sft(data=pairs))
     assert error.startswith(f"{pairs} holds pairs") and "needs demonstrations or text" in error
+    assert error.endswith("Use manners dpo for this file, give another, or name the columns with map=.")
 
 
 def test_demonstrations_given_to_dpo(sft: Run, manners: Run, tiny_model: Path, demonstrations: Path):
     error = refused(manners("dpo", f"model={tiny_model}", f"data={demonstrations}", "out=out"))
-    assert error.startswith(f"{demonstrations} holds demonstrations") and "needs pairs" in error
+    assert error.startswith(f"{demonstrations} holds demonstrations") and "needs pairs. Use manners sft for this file, give" in error
+
+
+def test_prompts_given_to_sft(sft: Run, tmp_path: Path):
+    write_rows(tmp_path / "x.jsonl", [{"prompt": "Hi?"}])
+    assert refused(sft(data="x.jsonl")).endswith("or text. Give another file, or name the columns with map=.")
 
 
 def test_prompts_given_to_logprob(sft: Run, manners: Run, tiny_model: Path, tmp_path: Path):
@@ -168,7 +174,9 @@ def test_wrong_value(sft: Run, setting: dict[str, Any], says: str):
 
 def test_layers_that_are_not_there(sft: Run):
     error = refused(sft(lora_targets="q_prj"))
-    assert error.startswith("LoRA found no layer to adapt in LlamaForCausalLM") and "q_prj" in error
+    assert error == "lora_targets names 'q_prj', and LlamaForCausalLM has no such layer; did you mean 'q_proj'?"
+    error = refused(sft(lora_targets="q_proj,typo"))
+    assert error.startswith("lora_targets names 'typo', and LlamaForCausalLM has no such layer; known are: ") and "q_proj" in error
 
 
 def test_layers_may_be_written_with_spaces(sft: Run, tmp_path: Path):
@@ -183,7 +191,7 @@ def test_layers_may_be_written_with_spaces(sft: Run, tmp_path: Path):
 def test_answer_cut_to_nothing(sft: Run, tmp_path: Path):
     write_rows(tmp_path / "x.jsonl", [DEMONSTRATIONS[0], {"prompt": "Why? " * 30, "completion": "Yes."}])
     error = refused(sft(data="x.jsonl", max_length=100))
-    assert error.startswith("Row 1: the prompt has ") and "no trained token is left within max_length=100" in error
+    assert error.startswith("Row 2 of the data: the prompt has ") and "no trained token is left within max_length=100" in error
     assert "raise max_length (to " in error and error.endswith("or drop the row.")
 
 
@@ -219,10 +227,15 @@ def test_logprob_into_a_folder(sft: Run, manners: Run, tiny_model: Path, demonst
     assert tree(tmp_path) == ["folder"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere; tests/core/test_run.py patches the refusal")
-def test_out_is_unwritable(sft: Run, tmp_path: Path):
-    (tmp_path / "locked").mkdir(mode=0o500)
-    assert "permission denied" in sft(out="locked/run").error
+def test_logprob_looks_where_it_will_write_before_it_scores(sft: Run, manners: Run, demonstrations: Path, tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    for out, says in (("folder", "is a folder"), ("file/x.jsonl", "a part of that path is a file"), ("file/a/b.jsonl", "is a file")):
+        outcome = manners("logprob", "model=there-is-none", f"data={demonstrations}", f"out={out}")
+        assert outcome.code == 2 and outcome.error.startswith(f"{out} ") and says in outcome.error
+    assert tree(tmp_path) == ["file", "folder"]
+    assert "There is no model" in manners("logprob", "model=there-is-none", f"data={demonstrations}", "out=new/x.jsonl").error
+    assert not (tmp_path / "new").exists()
 
 
 def test_out_is_unwritable_by_patching(sft: Run, monkeypatch: pytest.MonkeyPatch):

@@ -163,6 +163,7 @@ def test_sft_from_a_config_file_with_overrides(place: Path, tiny_model: Path, de
     told_at_the_end = f"the model is in {place / 'sft' / 'model'}"
     for told in ("6 rows", "6 steps of 2 rows", "learning rate 0.01", str(tiny_model), str(demonstrations), told_at_the_end):
         assert told in outcome.stderr
+    assert "going on from the adapter" not in outcome.stderr
     assert [n for n in tree(place / "sft") if "/" not in n] == [".lock", "manifest.json", "metrics.jsonl", "model", "settings.json"]
 
 
@@ -193,6 +194,9 @@ def test_dpo_goes_on_from_a_run(place: Path, pairs: Path, manners: Run):
     assert outcome.code == 0, outcome.stderr
     manifest = json.loads(outcome.stdout[-1])
     assert manifest["stage"] == "dpo" and manifest["beta"] == 0.2 and manifest["steps"] == 6
+    layers = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    told = f"going on from the adapter in {place / 'sft' / 'model'}: its rank 4, alpha 32 and targets ({layers}) are used"
+    assert f"{told}, and lora_rank, lora_alpha and lora_targets have no effect" in outcome.stderr
     assert manifest["first_loss"] == pytest.approx(0.6931, abs=1e-3) and manifest["last_loss"] < manifest["first_loss"]
 
 

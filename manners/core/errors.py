@@ -31,3 +31,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean '{close[0]}'?"
     return "known are: " + ", ".join(sorted(known)) + "."
+
+
+def ended(text: str) -> str:
+    """The text with a full stop, unless it ends a sentence already.
+
+    >>> ended("there is no such file"), ended("did you mean 'epochs'?")
+    ('there is no such file.', "did you mean 'epochs'?")
+    """
+    return text if text.endswith((".", "?")) else text + "."

@@ -51,6 +51,16 @@ def _errno(error: Exception) -> int | None:
     return int(told[1]) if told else None
 
 
+def check_target(path: str | Path) -> None:
+    """Raise InputError, as writing would in the end, if no file can be written at `path`: it is a folder, or a part of it a file."""
+    path = Path(path)
+    with disk_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if any(parent.exists() and not parent.is_dir() for parent in path.parents):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a small file whole: into a neighbour first, then renamed over `path`. Raises MannersError when the disk is full."""
     path = Path(path)

@@ -13,18 +13,17 @@ What is trained. All that the model has to write itself: from the end of the gen
 and its stop token, and where a template writes more, that too: Llama-2's spaces around an answer, Qwen3's empty think block.
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from manners.core.errors import InputError, nearest
 from manners.core.records import TEXT_ROLE, Group, Message, Prompt, Response, TokenGroup, TokenResponse
+from manners.data.tokens import Encoder, Refused, begin_ids
 
 PLAIN_TEMPLATE: str = (
     "{%- for message in messages -%}"
@@ -48,7 +47,6 @@ CHATML_TEMPLATE: str = (
 
 _MARKS = {plane: re.compile(f"([{chr(plane)}-{chr(plane + 0xFFFF)}])") for plane in (0xF0000, 0x100000)}
 """Unicode's two supplementary private-use planes: a group is marked with the one that its contents do not use."""
-_GUARDS = ("\n", "a", "|", "0", ".")
 _THINK_END = "</think>"
 _ADVICE = "use format=plain or another template"
 
@@ -58,10 +56,6 @@ class _Piece(NamedTuple):
 
     text: str
     slot: int
-
-
-class _Refused(Exception):
-    """A template raised, or its rendering cannot be taken apart; the text says why."""
 
 
 class ChatFormat:
@@ -81,12 +75,12 @@ class ChatFormat:
         """Made by `ChatFormat.of`. Raises InputError for a template that cannot be used with this tokenizer."""
         self.name, self.template, self.counts = name, template, Counter()
         self._tokenizer: Any = tokenizer
-        self._encoder = _Encoder(tokenizer)
+        self._encoder = Encoder(tokenizer)
         self._merges = self._splits_think = False
         self._header = ""
         try:
             self._probe()
-        except _Refused as why:
+        except Refused as why:
             raise InputError(f"The chat template ({name}) cannot be used: {why}; {_ADVICE}.") from None
 
     @classmethod
@@ -99,7 +93,7 @@ class ChatFormat:
         loose: Any = tokenizer
         own = loose.get_chat_template() if loose.chat_template else None
         # Nothing else adds a begin token to a rendering, so a template of ours writes it itself where one belongs.
-        begin = "{{- bos_token -}}" if _begin_ids(tokenizer) else ""
+        begin = "{{- bos_token -}}" if begin_ids(tokenizer) else ""
         if which == "template" and own is None:
             raise InputError("This tokenizer has no chat template of its own: use format=plain.")
         if which in ("auto", "template") and own is not None:
@@ -130,7 +124,7 @@ class ChatFormat:
         """The text of a conversation under the template. Raises InputError with the template's complaint if it refuses."""
         try:
             return self._rendering([self._dicts(self._clean(messages), None)], add_generation_prompt)[0]
-        except _Refused as why:
+        except Refused as why:
             raise InputError(f"{_sentence(why)}; {_ADVICE}.") from None
 
     def natural_ids(self, messages: Sequence[Message]) -> list[int] | None:
@@ -153,7 +147,7 @@ class ChatFormat:
             turns = self._clean(prompt.messages)
             plane = _plane(turns)
             return self._tokens(self._pieces(self._marked([turns], plane, True)[0], plane), turns, begins=True)[0]
-        except _Refused as why:
+        except Refused as why:
             raise InputError(f"{_sentence(why)}; {_ADVICE}.") from None
 
     def encode(self, group: Group, *, max_length: int | None = None) -> TokenGroup:
@@ -163,13 +157,13 @@ class ChatFormat:
         Raises InputError, naming the row, for what cannot be encoded: an empty answer, a conversation that the template refuses
         or does not show in full, a response of which the cut leaves no trained token.
         """
-        where = f"Row {group.row}: " if group.row >= 0 else ""
+        where = f"Row {group.row + 1} of the data: " if group.row >= 0 else ""
         plain_text = any(turn.role == TEXT_ROLE for response in group.responses for turn in response.turns)
         try:
             prompt_ids, responses = self._encode_text(group) if plain_text else self._encode_chat(group)
             if max_length is not None:
                 responses = [self._cut(response, len(prompt_ids), max_length) for response in responses]
-        except _Refused as why:
+        except Refused as why:
             raise InputError(f"{where}{why if where else _sentence(why)}; {_ADVICE}.") from None
         except InputError as error:
             raise InputError(f"{where}{error if where else _sentence(error)}") from None
@@ -238,7 +232,7 @@ class ChatFormat:
                 if prompt_ids is None:
                     prompt_ids = head
                 elif head != prompt_ids and len(texts) == len(sampled):
-                    raise _Refused("the chat template writes the same prompt differently for different responses")
+                    raise Refused("the chat template writes the same prompt differently for different responses")
                 tails.append(parts[start:])
 
         written = iter([self._response(tail, whole) for tail, whole in zip(tails, wholes, strict=True)])
@@ -262,18 +256,18 @@ class ChatFormat:
         return response
 
     def _check_located(self, pieces: Sequence[_Piece], turns: Sequence[Message], count: int) -> None:
-        """Raises _Refused unless every trained content stands in the rendering once; counts other contents left out."""
+        """Raises Refused unless every trained content stands in the rendering once; counts other contents left out."""
         seen = Counter(piece.slot for piece in pieces)
         last = max(i for i, turn in enumerate(turns) if turn.role == "assistant")
         for index, turn in enumerate(turns):
             trained = index >= count and turn.role == "assistant"
             if trained and seen[2 * index + 1] != 1:
-                raise _Refused(f"the chat template writes an answer {seen[2 * index + 1]} times instead of once")
+                raise Refused(f"the chat template writes an answer {seen[2 * index + 1]} times instead of once")
             if turn.content and not seen[2 * index + 1]:
                 self.counts["messages left out by the template"] += 1
             if turn.role == "assistant" and self._reasoning(turn.content)[0] and not seen[2 * index]:
                 if trained and index == last:
-                    raise _Refused(f"the chat template leaves out what an answer says before {_THINK_END}")
+                    raise Refused(f"the chat template leaves out what an answer says before {_THINK_END}")
                 self.counts["reasoning of earlier turns left out by the template"] += 1
 
     def _cut(self, response: TokenResponse, prompt: int, max_length: int) -> TokenResponse:
@@ -330,7 +324,7 @@ class ChatFormat:
         return dicts
 
     def _rendering(self, conversations: list[list[dict[str, str]]], generation: bool) -> list[str]:
-        """The renderings, by the tokenizer's own (sandboxed) renderer. Raises _Refused with the template's complaint."""
+        """The renderings, by the tokenizer's own (sandboxed) renderer. Raises Refused with the template's complaint."""
         if not conversations:
             return []
         try:
@@ -338,14 +332,14 @@ class ChatFormat:
                 conversations, chat_template=self.template, add_generation_prompt=generation, tokenize=False
             )
         except Exception as error:  # a template is someone else's program: it may fail in any way
-            raise _Refused(f"the chat template refuses this conversation: {str(error) or type(error).__name__}") from None
+            raise Refused(f"the chat template refuses this conversation: {str(error) or type(error).__name__}") from None
 
     def _marked(self, conversations: Sequence[Sequence[Message]], plane: int, generation: bool) -> list[str]:
-        """The renderings with each content between its marks. Raises _Refused if the marks change anything else."""
+        """The renderings with each content between its marks. Raises Refused if the marks change anything else."""
         rendered = self._rendering([self._dicts(turns, where) for turns in conversations for where in (plane, None)], generation)
         for marked, plain in zip(rendered[::2], rendered[1::2], strict=True):
             if _MARKS[plane].sub("", marked) != plain:
-                raise _Refused("the chat template looks into the messages or changes them, so answers cannot be told from the rest")
+                raise Refused("the chat template looks into the messages or changes them, so answers cannot be told from the rest")
         return rendered[::2]
 
     def _pieces(self, marked: str, plane: int) -> list[_Piece]:
@@ -359,7 +353,7 @@ class ChatFormat:
             space = " " if text.endswith(" ") else ""
             pieces += [_Piece(text.removesuffix(" "), -1), _Piece(space + content, slot)]
         if len(pieces) * 2 + 1 != len(parts):
-            raise _Refused("the chat template takes messages apart, so answers cannot be told from the rest")
+            raise Refused("the chat template takes messages apart, so answers cannot be told from the rest")
         return [*pieces, _Piece(parts[-1], -1)]
 
     def _probe(self) -> None:
@@ -370,17 +364,17 @@ class ChatFormat:
             """Template text after the first answer, None if the template refuses the conversation."""
             try:
                 pieces = self._pieces(self._marked([turns], plane, False)[0], plane)
-            except _Refused:
+            except Refused:
                 return None
             return next((pieces[i + 1].text for i, p in enumerate(pieces[:-1]) if p.slot == 3), None)
 
         alone = self._pieces(self._marked([[user, answer]], plane, False)[0], plane)
         if not any(piece.slot == 3 for piece in alone):
-            raise _Refused("it does not write an answer that is given as text")
+            raise Refused("it does not write an answer that is given as text")
         for turns in ([user, user, answer], [user, answer, answer]):
             try:
                 self._rendering([self._dicts(turns, None)], False)
-            except _Refused:
+            except Refused:
                 self._merges = True
         thought = Message("assistant", f"<think>\nr\n{_THINK_END}\n\nv")
         if after(user, thought) is None:
@@ -391,7 +385,7 @@ class ChatFormat:
         self._find_stop(last, middle)
 
     def _find_stop(self, last: str, middle: str) -> None:
-        """Sets the stop token from template text after a last answer and after one in the middle. Raises _Refused."""
+        """Sets the stop token from template text after a last answer and after one in the middle. Raises Refused."""
         end, inner = (self._encoder.pattern.match(text.lstrip()) for text in (last, middle))
         self._stop_space = ""
         if end is not None:
@@ -401,7 +395,7 @@ class ChatFormat:
         else:
             stop = self._tokenizer.eos_token
         if stop is None:
-            raise _Refused("it writes no control token after an answer and the tokenizer has no end token (eos_token)")
+            raise Refused("it writes no control token after an answer and the tokenizer has no end token (eos_token)")
         end_id: int = self._tokenizer.eos_token_id if stop == self._tokenizer.eos_token else self._encoder.control[stop]
         self._stop = end_id
         self.stop_ids = frozenset({self._stop})
@@ -476,96 +470,6 @@ class ChatFormat:
             encode = self._encoder.encode if slot < 0 else self._encoder.encode_content
             ids += encode(text, first=first and not ids)
         return ids
-
-
-class _Encoder:
-    """Text as token ids, with control tokens (template text) or without (contents), at the start of a text or within.
-
-    A control token is an added token that is special, or one with a sign in it (`<think>`); added words and runs of white space
-    are ordinary vocabulary.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer: Any = tokenizer
-        added = self._tokenizer.added_tokens_decoder
-        self.control: dict[str, int] = {
-            token.content: index for index, token in added.items() if token.special or re.search(r"[^\w\s▁]", token.content)
-        }
-        longest_first = sorted(self.control, key=len, reverse=True)
-        self.pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        # A character that the vocabulary lacks may become the unknown token, but only where that says nothing else.
-        unknown = {self._tokenizer.unk_token_id} - {self._tokenizer.eos_token_id, self._tokenizer.bos_token_id}
-        self._control_ids = frozenset(self.control.values()) - unknown
-        self.begin = _begin_ids(tokenizer)
-        self._backends: dict[bool, Tokenizer] = {}
-        self._heads: dict[tuple[str, bool], list[int]] = {}
-        # Without a prefix space a word is the same tokens at the start of a text and within: no guard is needed.
-        self._guarded = True
-        self._guarded = any(self._bare(x, False) != self._continued(x, False) for x in ("x", "The", "1"))
-
-    def literals(self, text: str) -> list[str]:
-        """Control tokens that the text spells out, as it stands or once the tokenizer has normalized it."""
-        normalizer = self._tokenizer.backend_tokenizer.normalizer if self._tokenizer.is_fast else None
-        return self.pattern.findall(text) or (self.pattern.findall(normalizer.normalize_str(text)) if normalizer else [])
-
-    def encode(self, text: str, *, first: bool) -> list[int]:
-        """Tokens of text in which control tokens count; `first` says that nothing comes before it."""
-        if not text:
-            return []
-        return self._bare(text, False) if first else self._continued(text, False)
-
-    def encode_content(self, text: str, *, first: bool) -> list[int]:
-        """Tokens of a content, none of them a control token. Raises _Refused if the tokenizer has no other tokens for it."""
-        ids = self._bare(text, True) if first else self._continued(text, True)
-        if self._control_ids.isdisjoint(ids):
-            return ids
-        # The tokenizer's model itself knows the control token (Unigram does): cut the literal ones in two.
-        match = self.pattern.search(text)
-        if match is None or len(match[0]) < 2:
-            raise _Refused("the tokenizer makes a control token out of a message's text")
-        cut = match.start() + 1
-        return self.encode_content(text[:cut], first=first) + self.encode_content(text[cut:], first=False)
-
-    def _continued(self, text: str, as_text: bool) -> list[int]:
-        """Tokens of text that continues other text: encoded after a guard, whose tokens are then taken off."""
-        if self._guarded:
-            for guard in _GUARDS:
-                if (guard, as_text) not in self._heads:
-                    self._heads[guard, as_text] = self._bare(guard, as_text)
-                head = self._heads[guard, as_text]
-                ids = self._bare(guard + text, as_text)
-                if ids[: len(head)] == head:
-                    return ids[len(head) :]
-        return self._bare(text, as_text)
-
-    def _bare(self, text: str, as_text: bool) -> list[int]:
-        """Tokens of the text by itself, without begin and end tokens."""
-        if not self._tokenizer.is_fast:
-            return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=as_text)
-        if as_text not in self._backends:
-            self._backends[as_text] = self._backend(as_text)
-        return self._backends[as_text].encode(text, add_special_tokens=False).ids
-
-    def _backend(self, as_text: bool) -> Tokenizer:
-        """A copy of the fast tokenizer without truncation and padding; with `as_text` it takes no control token out of a text.
-
-        `encode_special_tokens` spares only tokens flagged special, so in that copy exactly the control tokens are.
-        """
-        state = json.loads(self._tokenizer.backend_tokenizer.to_str())
-        state["truncation"] = state["padding"] = None
-        if as_text:
-            for token in state["added_tokens"]:
-                token["special"] = token["content"] in self.control
-        backend = Tokenizer.from_str(json.dumps(state))
-        backend.encode_special_tokens = as_text
-        return backend
-
-
-def _begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The begin token if this tokenizer puts one before every text, else nothing."""
-    loose: Any = tokenizer
-    begin = loose.bos_token_id
-    return [begin] if begin is not None and loose("a")["input_ids"][:1] == [begin] else []
 
 
 def _sampled(response: Response) -> list[int] | None:

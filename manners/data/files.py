@@ -11,16 +11,13 @@ import gzip
 import json
 import os
 import re
-import socket
-import threading
-import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from manners.core.errors import InputError
+from manners.core import network
+from manners.core.errors import InputError, ended
 
 Row = dict[str, Any]
 NumberedRows = Iterator[tuple[int, Row]]
@@ -46,7 +43,7 @@ def read_rows(name: str, *, streaming: bool = False) -> tuple[str, NumberedRows]
     if not path.exists():
         if not ending and _HUB_NAME.fullmatch(name) and not path.parent.is_dir():
             return "row", _hub(name, streaming)
-        raise InputError(f"{name}: there is no such file{_neighbour(path)}.")
+        raise InputError(ended(f"{name}: there is no such file{_neighbour(path)}"))
     if not ending:
         hint = '; for plain text write one {"text": "..."} a line to a .jsonl file' if path.suffix in (".txt", ".md") else ""
         raise InputError(f"{name}: the ending '{path.suffix}' is not known; known are {', '.join(ENDINGS + GZIP_ENDINGS)}{hint}.")
@@ -260,7 +257,7 @@ def _named_rows(name: str, load: Callable[[], Any]) -> NumberedRows:
     except Exception as error:
         cause = error.__cause__ or error
         first = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
-        raise InputError(f"{name} cannot be read after row {number}: {first}.") from None
+        raise InputError(ended(f"{name} cannot be read after row {number}: {first}")) from None
     finally:
         datasets.logging.set_verbosity(level)
     if number == 0:
@@ -274,10 +271,10 @@ def _hub(name: str, streaming: bool) -> NumberedRows:
     config = parts[0] if len(parts) > 1 else None
     offline = any(os.environ.get(f"HF_{of}_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") for of in ("HUB", "DATASETS"))
     if not offline:
-        unreachable = probe()
-        if unreachable:
+        silent = network.silent_hub()
+        if silent:
             raise InputError(
-                f"{name} is no file here, and as a hub data set it cannot be fetched: {unreachable} does not answer; "
+                f"{name} is no file here, and as a hub data set it cannot be fetched: {silent} does not answer; "
                 "check the name of the file, or the network (HF_HUB_OFFLINE=1 uses the hub's local cache)."
             )
 
@@ -287,29 +284,3 @@ def _hub(name: str, streaming: bool) -> NumberedRows:
         return datasets.load_dataset(repo, config, split=split, streaming=streaming)
 
     return _named_rows(name, load)
-
-
-def probe(timeout: float = 3.0) -> str:
-    """Host and port of the hub (or of the proxy before it) if it does not answer within `timeout` seconds, else an empty string.
-
-    The library itself would try for minutes.
-    """
-    url = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    proxy = urllib.request.getproxies().get(url.scheme)
-    if proxy and not urllib.request.proxy_bypass(url.hostname or ""):
-        url = urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    host, port = url.hostname or "huggingface.co", url.port or (80 if url.scheme == "http" else 443)
-    answered = threading.Event()
-
-    def connect() -> None:
-        try:
-            socket.create_connection((host, port), timeout=timeout).close()
-        except OSError:
-            return
-        answered.set()
-
-    # A thread, because resolving the name knows no timeout.
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(timeout + 0.5)
-    return "" if answered.is_set() else f"{host}:{port}"

@@ -15,7 +15,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
 from manners.core.config import Settings
-from manners.core.errors import InputError
+from manners.core.errors import InputError, ended
 from manners.core.records import Group, TokenGroup, TokenResponse
 from manners.data.chat import ChatFormat
 from manners.data.checks import count, fault
@@ -92,7 +92,7 @@ def inspect(settings: InspectSettings) -> dict[str, Any]:
     _print(Console(highlight=False, markup=False, emoji=False), report, data)
     if failed:
         more = f" ({len(failed) - 1:,} more rows cannot be encoded)" if len(failed) > 1 else ""
-        raise InputError(failed[0].rstrip(".") + more + ".")
+        raise InputError(ended(failed[0].rstrip(".") + more))
     if wrong := fault(counts, fmt):
         raise InputError(wrong)
     return report
@@ -259,7 +259,7 @@ def _styled(text: str, trained: bool | None, colours: bool) -> tuple[str, str]:
 def _print_row(out: Console, row: dict[str, Any], colours: bool) -> None:
     """A row: its prompt with the first answer, then the other answers."""
     for index, answer in enumerate(row["answers"] or [{"name": "prompt", "spans": []}]):
-        out.rule(f"row {row['row']} (from 0), {answer['name']}", align="left", style="dim")
+        out.rule(f"row {row['row'] + 1} of the data, {answer['name']}", align="left", style="dim")
         prompt = row["prompt"] if index == 0 else "... "
         spans = [_styled(prompt, False, colours), *(_styled(span["text"], span["trained"], colours) for span in answer["spans"])]
         out.print(Text.assemble(*spans), soft_wrap=True)

@@ -47,6 +47,7 @@ def logprob(settings: LogprobSettings) -> dict[str, Any]:
     `logprob` is the sum over the answer's tokens up to and including the stop token, in nats, under the model at temperature 1;
     `tokens` is their number; `row` counts the rows of the file from 0.
     """
+    files.check_target(settings.out)
     data = read(settings.data, column_map=parse_map(settings.map) if settings.map else None, limit=settings.rows)
     if not any(group.responses for group in data.groups):
         raise InputError(f"{settings.data} holds prompts without answers; logprob needs answers to score.")

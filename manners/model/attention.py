@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
 from manners.core.errors import InputError
-from manners.model.tree import Node, TokenTree
+from manners.model.tree import TokenTree
 
 NAME = "manners_tree"
 HARMLESS = frozenset(
@@ -69,17 +69,21 @@ class TreePattern:
         self.tree = tree
         self.calls: list[tuple[int, int | None]] = []
         """Layer index (-1: the layer does not know it) and window of every attention call so far, for the start-up probe."""
+        place = {node.start: index for index, node in enumerate(tree.nodes)}
+        self._chains = [[place[node.start] for node in tree.chain(index)] for index in range(len(tree.nodes))]
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
 
     def attend(self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, shape: Shape) -> Tensor:
         self.calls.append((getattr(module, "layer_idx", -1), shape.window))
         if query.shape[2] != self.tree.tokens_T.numel():
             raise RuntimeError(f"attention was asked for a row of {query.shape[2]} tokens under a tree of {self.tree.tokens_T.numel()}")
+        # Split once: the backward of a slice writes a whole row of zeros for each node, that of a split writes the row once.
+        lengths = [node.end - node.start for node in self.tree.nodes]
+        queries, keys, values = (row.split(lengths, 2) for row in (query, key, value))
         outputs = []
-        for index, node in enumerate(self.tree.nodes):
-            spans = self.tree.chain(index)
-            keys, values = _gather(key, spans), _gather(value, spans)
-            outputs.append(attend_span(query[:, :, node.start : node.end], keys, values, self._mask(index, shape.window), shape))
+        for index, chain in enumerate(self._chains):
+            mask = self._mask(index, shape.window)
+            outputs.append(attend_span(queries[index], _gather(keys, chain), _gather(values, chain), mask, shape))
         return torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
 
     def _mask(self, index: int, window: int | None) -> Tensor | None:
@@ -94,10 +98,9 @@ class TreePattern:
         return self._masks[index, window]
 
 
-def _gather(row: Tensor, spans: Sequence[Node]) -> Tensor:
-    """The parts of a row (1, H, T, D) that a chain of nodes covers, end to end."""
-    parts = [row[:, :, span.start : span.end] for span in spans]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+def _gather(parts: Sequence[Tensor], chain: Sequence[int]) -> Tensor:
+    """The parts of a row, (1, H, T of the node, D) each, that a chain of nodes covers, end to end."""
+    return parts[chain[0]] if len(chain) == 1 else torch.cat([parts[index] for index in chain], 2)
 
 
 def allowed(query_positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:

@@ -5,15 +5,10 @@ what it found. Only safetensors are read (pickled weights can run code), and no 
 """
 
 import contextlib
-import functools
 import json
 import os
 import re
-import socket
 import textwrap
-import threading
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +21,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from manners.core import network
 from manners.core.errors import InputError, nearest
 from manners.model.fetch import ALIASES, fetch, quiet
 
@@ -39,7 +35,6 @@ TOKENIZER_FILES = (
 RUN_TRACES = ("manifest.json", "model", "checkpoint*", "settings.*", "recipe.*", "metrics.jsonl")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-PROBE_SECONDS = 3.0
 NOISE_FIELDS = ("dropout", "pdrop", "layerdrop", "jitter")
 
 
@@ -209,9 +204,8 @@ def _resolve_hub(name: str, *, base_of: Path | None) -> ModelSource:
     if constants.is_offline_mode():
         lacking = f"its copy here is not whole ({told})" if told else "there is no copy of it here"
         raise InputError(f"'{name}' cannot be loaded: HF_HUB_OFFLINE is set, and {lacking}; unset it once, or {_instead()}.")
-    host, port = _hub_address()
-    if not _reachable(host, port):
-        raise InputError(f"There is no folder '{name}' here, and no network to load it as a hub id ({host} is silent): {_instead()}.")
+    if silent := network.silent_hub():
+        raise InputError(f"There is no folder '{name}' here, and no network to load it as a hub id ({silent} is silent): {_instead()}.")
     with quiet(), _told("model", name):
         files = list_repo_files(name)
         if ADAPTER_CONFIG in files:
@@ -234,33 +228,6 @@ def _snapshot(name: str) -> Path | None:
         return Path(snapshot_download(name, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
-
-
-def _hub_address() -> tuple[str, int]:
-    """Host and port of the first machine on the way to the hub: the proxy if one is set, else the hub itself."""
-    url = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
-    parts = urllib.parse.urlsplit(url if "//" in url else f"//{url}")
-    proxy = urllib.request.getproxies().get(parts.scheme or "https")
-    if proxy and parts.hostname and not urllib.request.proxy_bypass(parts.hostname):
-        parts = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    return parts.hostname or "huggingface.co", parts.port or (80 if parts.scheme == "http" else 443)
-
-
-@functools.cache
-def _reachable(host: str, port: int) -> bool:
-    """Whether the host takes a connection within three seconds. Asked once a process: without network, each try of
-    huggingface_hub hangs for most of a minute."""
-    answered = threading.Event()
-
-    def connect() -> None:
-        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=PROBE_SECONDS):
-            answered.set()
-
-    # On a thread, because the timeout of a connection does not bound the look-up of the host's name.
-    probe = threading.Thread(target=connect, daemon=True)
-    probe.start()
-    probe.join(PROBE_SECONDS)
-    return answered.is_set()
 
 
 def _check_weights(folder: Path, file: str) -> None:

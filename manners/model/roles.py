@@ -7,6 +7,7 @@ forward, which the recompute restores and then asserts.
 """
 
 import re
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -20,9 +21,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 
 from manners.core.errors import InputError, nearest
-from manners.model import attention, score
+from manners.core.memory import keep_freed_memory
+from manners.model import attention, fused, score
 from manners.model.tree import TokenTree
 
 BASE = "base"
@@ -56,6 +59,8 @@ class Backbone:
         if model.config._attn_implementation != attention.NAME:
             model.set_attn_implementation(attention.NAME)
         model.eval().requires_grad_(False)
+        keep_freed_memory()
+        fused.install(model)
 
     # --- roles ---------------------------------------------------------------------------------------------------------------
 
@@ -93,13 +98,29 @@ class Backbone:
     # --- adapters ------------------------------------------------------------------------------------------------------------
 
     def add_adapter(self, name: str, lora: Lora | None = None, *, seed: int = 0, trainable: bool = True) -> None:
-        """Add a fresh LoRA adapter as role `name`; its output equals the base's bit for bit until it is trained."""
+        """Add a fresh LoRA adapter as role `name`; its output equals the base's bit for bit until it is trained.
+
+        Raises InputError if one of the named targets is no layer of the model.
+        """
         lora = lora or Lora()
         targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+        if not isinstance(targets, str):
+            self._check_targets(targets)
         config = LoraConfig(
             r=lora.rank, lora_alpha=lora.alpha, target_modules=targets, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"
         )
         self._inject(name, config, seed, trainable)
+
+    def _check_targets(self, targets: Sequence[str]) -> None:
+        """Raise unless each target is the name of a module, or the end of one: peft is content if any of them is."""
+        modules = {_unwrapped(f"{n}.").removesuffix("."): m for n, m in self.model.named_modules() if not _is_adapter(n)}
+        linear = {n.rpartition(".")[2] for n, m in modules.items() if isinstance(m, (nn.Linear, Conv1D))}
+        kind = type(self.model).__name__
+        if not targets:
+            raise InputError(f"lora_targets names no layer of {kind}; {nearest('', linear)}")
+        for target in targets:
+            if not any(n == target or n.endswith(f".{target}") for n in modules):
+                raise InputError(f"lora_targets names '{target}', and {kind} has no such layer; {nearest(target, linear)}")
 
     def load_adapter(self, name: str, folder: str | Path, *, trainable: bool = True) -> None:
         """Add the PEFT adapter stored in `folder` as role `name`. Raises InputError if it does not fit this model."""
@@ -156,7 +177,8 @@ class Backbone:
             try:
                 inject_adapter_in_model(config, self.model, adapter_name=name)
             except ValueError as error:
-                raise InputError(f"LoRA found no layer to adapt in {type(self.model).__name__}: {error}") from error
+                said = textwrap.shorten(str(error), 300, placeholder=" ...")
+                raise InputError(f"LoRA found no layer to adapt in {type(self.model).__name__}: {said}") from error
         self._configs[name] = config
         self._adapters[name] = name
         self._layers = [m for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
@@ -164,6 +186,16 @@ class Backbone:
             fresh = f".{name}." in parameter_name
             parameter.requires_grad_(trainable if fresh else kept.get(parameter_name, kept.get(_unwrapped(parameter_name), False)))
         self._switch(self._active)
+        fused.install(self.model)
+
+    def lora(self, role: str) -> Lora:
+        """Rank, alpha and targets of an adapter role."""
+        adapter = self._adapters[role]
+        if adapter is None:
+            raise ValueError(f"role '{role}' has no adapter")
+        config = self._configs[adapter]
+        targets = config.target_modules or ()
+        return Lora(config.r, config.lora_alpha, targets if isinstance(targets, str) else sorted(targets))
 
     # --- weights -------------------------------------------------------------------------------------------------------------
 

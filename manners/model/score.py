@@ -113,15 +113,15 @@ def chunk_rows(head: Head, hidden_ND: Tensor) -> int:
     return max(1, CHUNK_BYTES // (4 * vocabulary))
 
 
-def _logp_and_entropy(logits: Tensor, target: Tensor, entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """logp (n,), entropy (n,) (empty unless asked for) and log-sum-exp (n, 1) of a chunk."""
+def _logp(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability (n,) of the targets and log-sum-exp (n, 1) of a chunk (n, V)."""
     lse = torch.logsumexp(logits, -1, keepdim=True)
-    logp = (logits.gather(1, target[:, None]) - lse)[:, 0]
-    if not entropy:
-        return logp, logp.new_empty(0), lse
-    with torch.no_grad():
-        mean_logit = (torch.exp(logits - lse) * logits).sum(-1)
-    return logp, lse.detach()[:, 0] - mean_logit, lse
+    return (logits.gather(1, target[:, None]) - lse)[:, 0], lse
+
+
+def _entropy(logits: Tensor, probabilities: Tensor, lse: Tensor) -> Tensor:
+    """Entropy (n,) in nats: log-sum-exp less the mean logit, as one product a row, without a matrix more."""
+    return lse[:, 0] - torch.bmm(probabilities[:, None], logits[:, :, None])[:, 0, 0]
 
 
 class _FrozenHead(Function):
@@ -136,14 +136,16 @@ class _FrozenHead(Function):
                 chunk.requires_grad_(wanted)
                 logits = head(chunk) / temperature if temperature != 1.0 else head(chunk)
             plain = logits.detach()
-            logp, entropy_n, lse = _logp_and_entropy(plain, target, entropy)
+            logp, lse = _logp(plain, target)
             logps.append(logp)
-            entropies.append(entropy_n)
-            if wanted:
-                # onehot(y) - p, the derivative of logp with respect to the logits
-                slope = torch.exp(plain - lse).neg_()
-                slope.scatter_add_(1, target[:, None], torch.ones_like(lse))
-                gradients.append(torch.autograd.grad(logits, chunk, slope)[0])
+            if wanted or entropy:
+                probabilities = (plain - lse).exp_()
+                entropies.append(_entropy(plain, probabilities, lse) if entropy else lse.new_empty(0))
+                if wanted:
+                    # onehot(y) - p, the derivative of logp with respect to the logits
+                    slope = probabilities.neg_()
+                    slope.scatter_add_(1, target[:, None], torch.ones_like(lse))
+                    gradients.append(torch.autograd.grad(logits, chunk, slope)[0])
             del logits, plain
         empty = hidden_ND.new_empty(0, dtype=torch.promote_types(hidden_ND.dtype, torch.float32))
         ctx.gradient_ND = torch.cat(gradients) if gradients else hidden_ND.new_zeros(hidden_ND.shape) if wanted else None
@@ -164,8 +166,12 @@ def _trained_head(
     head: Head, hidden_ND: Tensor, target_N: Tensor, temperature: float, entropy: bool, recompute: Any
 ) -> tuple[Tensor, Tensor | None]:
     def chunk_logp(hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        logp, entropy_n, _ = _logp_and_entropy(head(hidden) / temperature, target, entropy)
-        return logp, entropy_n
+        logits = head(hidden) / temperature
+        logp, lse = _logp(logits, target)
+        if not entropy:
+            return logp, logp.new_empty(0)
+        with torch.no_grad():
+            return logp, _entropy(logits, (logits - lse).exp_(), lse)
 
     rows = chunk_rows(head, hidden_ND)
     more = {"context_fn": recompute} if recompute is not None else {}

@@ -47,7 +47,7 @@ class OptimizerSettings(Settings):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    micro_tokens: Annotated[int, Field(ge=1)] = 2048
+    micro_tokens: Annotated[int, Field(ge=1)] = 768
     """Token budget of a micro-batch: memory follows this, not the batch size."""
     checkpointing: bool = False
     """Recompute activations in backward: less memory, about a third slower."""

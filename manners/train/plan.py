@@ -4,6 +4,7 @@ import psutil
 import torch
 
 from manners.core.console import console
+from manners.model.roles import BASE
 from manners.train.learner import count_steps
 from manners.train.stage import Stage, TrainSettings
 
@@ -15,6 +16,14 @@ def describe(settings: TrainSettings, stage: Stage, learning_rate: float) -> Non
     trained = sum(p.numel() for p in stage.backbone.trainable(stage.role).values())
     steps = count_steps(len(stage.groups), settings.batch_size, settings.epochs)
     console.print(f"{settings.model}: {settings.finetune} fine-tuning, {trained:,} trained weights")
+    if stage.role != BASE and stage.source.adapter is not None:
+        lora = stage.backbone.lora(stage.role)
+        targets = lora.targets if isinstance(lora.targets, str) else ", ".join(sorted({t.rpartition(".")[2] for t in lora.targets}))
+        console.print(
+            f"going on from the adapter in {stage.source.adapter}: its rank {lora.rank}, alpha {lora.alpha} and targets ({targets}) are "
+            "used, and lora_rank, lora_alpha and lora_targets have no effect",
+            markup=False,
+        )
     console.print(
         f"plan: {steps:,} steps of {settings.batch_size} rows, learning rate {learning_rate:g} ({settings.schedule}), "
         f"micro-batches of {settings.micro_tokens:,} tokens, seed {settings.seed}, {torch.get_num_threads()} threads"
@@ -30,7 +39,7 @@ def _rows(settings: TrainSettings, stage: Stage) -> None:
         f"({stage.format.name} format)"
     )
     for row, why in stage.data.refused[:3]:
-        console.print(f"  row {row} left out: {why}", markup=False)
+        console.print(f"  line or row {row} left out: {why}", markup=False)
     if len(stage.data.refused) > 3:
         console.print(f"  and {len(stage.data.refused) - 3:,} more rows left out")
     for note, count in {**stage.data.notes, **stage.format.counts}.items():

@@ -36,6 +36,8 @@ from manners.train.learner import Learner, Loss, OptimizerSettings, batches
 
 POLICY = "policy"
 """The role that is trained when fine-tuning by LoRA; full fine-tuning trains BASE."""
+COMMANDS = {"pairs": "manners dpo", "demonstrations": "manners sft", "text": "manners sft"}
+"""Which command trains on a kind of rows."""
 
 
 class TrainSettings(OptimizerSettings):
@@ -100,9 +102,11 @@ def prepare(settings: TrainSettings, kinds: Sequence[str]) -> Stage:
     """
     data = read(settings.data, column_map=parse_map(settings.map) if settings.map else None, limit=settings.rows)
     if data.kind not in kinds:
+        command = COMMANDS.get(data.kind)
+        advice = f"Use {command} for this file, give another" if command else "Give another file"
         raise InputError(
             f"{settings.data} holds {data.kind} ({data.shape} rows); this trainer needs {' or '.join(kinds)}. "
-            "Give another file, or name the columns with map=."
+            f"{advice}, or name the columns with map=."
         )
     source = resolve(settings.model)
     tokenizer = load_tokenizer(source)

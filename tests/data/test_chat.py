@@ -266,7 +266,7 @@ def test_private_use_characters_in_contents(tok):
     for odd in ("\U000f0003", "\U00100002", "\ue000"):
         encoded = chat.encode(talk(f"a{odd}", f"{odd}b{odd}"))
         assert chat.decode(encoded.responses[0].token_ids) == f"{odd}b{odd}"
-    with pytest.raises(InputError, match=r"^Row 3: .*private-use"):
+    with pytest.raises(InputError, match=r"^Row 4 of the data: .*private-use"):
         chat.encode(talk("a\U000f0003", "\U00100002", row=3))
 
 
@@ -322,13 +322,15 @@ def test_max_length(tok):
     assert cut.responses[0].token_ids == long.token_ids[:-1] and all(cut.responses[0].trained)
     assert cut.responses[1] == short and chat.counts == {"truncated": 1}
     for limit in (len(full.prompt_ids), 3):
-        with pytest.raises(InputError, match=rf"^Row 7: the prompt has {len(full.prompt_ids)} of {longest} tokens.*max_length={limit}"):
+        with pytest.raises(
+            InputError, match=rf"^Row 8 of the data: the prompt has {len(full.prompt_ids)} of {longest} tokens.*max_length={limit}"
+        ):
             chat.encode(pair, max_length=limit)
 
 
 def test_nothing_to_train(tok):
     chat = ChatFormat.of(tok)
-    with pytest.raises(InputError, match=r"^Row 2: an assistant turn is empty"):
+    with pytest.raises(InputError, match=r"^Row 3 of the data: an assistant turn is empty"):
         chat.encode(talk("a", "b", "c", " \n", row=2))
     with pytest.raises(InputError, match=r"^A response has no assistant turn"):
         chat.encode(Group(Prompt.user("a"), [Response((Message("user", "b"),))]))

@@ -185,7 +185,9 @@ def test_reasoning_dropped_is_refused():
     drops = each("<|im_start|>{{ m['role'] }}\n{{ m['content'].split('</think>')[-1].strip() }}<|im_end|>\n", "<|im_start|>assistant\n")
     chat = ChatFormat.of(byte_level(), drops)
     assert chat.encode(talk("hi", "one")).targets
-    with pytest.raises(InputError, match="Row 0: the chat template leaves out what an answer says before </think>; use format=plain"):
+    with pytest.raises(
+        InputError, match="Row 1 of the data: the chat template leaves out what an answer says before </think>; use format=plain"
+    ):
         chat.encode(talk("hi", "<think>hm</think>one"))
 
 
@@ -204,7 +206,7 @@ def test_neighbours_are_merged_only_where_refused():
 def test_refusals_name_the_complaint():
     _, _, chat = formed("gemma")
     group = Group(Prompt((Message("system", "s"), Message("user", "u"))), [Response.answer("a")], row=5)
-    with pytest.raises(InputError, match=r"^Row 5: .*refuses this conversation: System role not supported; use format=plain"):
+    with pytest.raises(InputError, match=r"^Row 6 of the data: .*refuses this conversation: System role not supported; use format=plain"):
         chat.encode(group)
     with pytest.raises(InputError, match=r"System role not supported"):
         chat.prompt_ids(group.prompt)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from manners.core import network
 from manners.core.errors import InputError
 from manners.core.records import TEXT_ROLE, Group, Message, Prompt, Response
-from manners.data import files
-from manners.data.formats import SHAPES, DataFile, derive, hh_turns, is_hh, parse_map, read
+from manners.data.formats import DataFile, derive, parse_map, read
+from manners.data.shapes import SHAPES, hh_turns, is_hh
 
 
 def user(text: str) -> Message:
@@ -59,6 +60,7 @@ def said(call, *words: str) -> str:
         call()
     sentence = str(caught.value)
     assert [w for w in words if w not in sentence] == [], sentence
+    assert not sentence.endswith(("?.", "..")), sentence
     return sentence
 
 
@@ -740,7 +742,7 @@ def test_hub_names(monkeypatch):
         called.append((args, kwargs))
         return [{"text": "a"}]
 
-    monkeypatch.setattr(files, "probe", lambda: "")
+    monkeypatch.setattr(network, "silent_hub", lambda: "")
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert read("owner/name:test").shape == "text"
     assert read("owner/name", limit=1).rows == 1

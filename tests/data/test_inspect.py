@@ -71,6 +71,7 @@ def test_what_a_person_sees(manners: Run, tokenizer_only: Path, tmp_path: Path):
         "messages rows, used as demonstrations",
         "8 rows read, 7 refused, 1 groups",
         "line or row 2 left out: empty answer",
+        "row 1 of the data, answer",
         "and 2 more rows left out",
         "template format, an answer ends with <|im_end|>",
         "0 of 1 answers end in a trained stop token",
@@ -127,7 +128,9 @@ def test_what_a_trainer_would_refuse_is_shown_first(manners: Run, tmp_path: Path
     outcome = manners("data", "inspect", write_rows(tmp_path / "long.jsonl", rows), f"model={tmp_path / 'once'}", "max_length=40")
     told = "\n".join(outcome.stdout)
     assert outcome.code == 2 and "⟦yes<|im_end|>⟧" in told and "65-128" in told, "rows too long are in the histogram, too"
-    assert outcome.stderr.startswith("error: Row 1: the prompt has") and outcome.stderr.endswith("(1 more rows cannot be encoded).")
+    assert outcome.stderr.startswith("error: Row 2 of the data: the prompt has") and outcome.stderr.endswith(
+        "(1 more rows cannot be encoded)."
+    )
 
 
 def test_inputs_that_cannot_be_used(manners: Run, tokenizer_only: Path, demonstrations: Path, tmp_path: Path):

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MixtralConfig, PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from manners.core import network
 from manners.core.errors import InputError
 from manners.model import load as module
 from manners.model.load import ModelSource, load_model, load_tokenizer, resolve
@@ -55,7 +54,7 @@ def place(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MANNERS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(module, "_reachable", lambda host, port: False)
+    monkeypatch.setattr(network, "silent_hub", lambda: "huggingface.co:443")
     return tmp_path
 
 
@@ -194,7 +193,7 @@ def test_adapter_refusals(place: Path):
 
 def test_hub_id_without_network(place: Path, monkeypatch: pytest.MonkeyPatch):
     message = refused("owner/name")
-    assert "no folder 'owner/name' here, and no network" in message and ALIAS in message
+    assert "no folder 'owner/name' here, and no network" in message and "(huggingface.co:443 is silent)" in message and ALIAS in message
     monkeypatch.setattr(module.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set, and there is no copy of it here" in refused("owner/name")
 
@@ -215,7 +214,7 @@ def test_hub_id_in_the_cache_needs_no_network(place: Path):
 
 
 def test_hub_id_with_network(place: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_reachable", lambda host, port: True)
+    monkeypatch.setattr(network, "silent_hub", lambda: "")
     files = ["config.json", "model.safetensors"]
     monkeypatch.setattr(module, "list_repo_files", lambda name: files)
     assert resolve("owner/name") == ModelSource(None, "owner/name", None)
@@ -240,43 +239,6 @@ def test_hub_id_with_network(place: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "list_repo_files", lost)
     with pytest.raises(InputError, match="'owner/name' cannot be loaded: the connection broke"):
         resolve("owner/name")
-
-
-def test_the_probe_is_short_and_made_once(monkeypatch: pytest.MonkeyPatch):
-    asked: list[object] = []
-
-    def silent(address: tuple[str, int], timeout: float) -> socket.socket:
-        asked.append(address)
-        time.sleep(2)
-        raise OSError
-
-    monkeypatch.setattr(module.socket, "create_connection", silent)
-    monkeypatch.setattr(module, "PROBE_SECONDS", 0.1)
-    module._reachable.cache_clear()
-    start = time.monotonic()
-    assert not module._reachable("nowhere.invalid", 443)
-    assert not module._reachable("nowhere.invalid", 443)
-    assert time.monotonic() - start < 1.5 and asked == [("nowhere.invalid", 443)]
-    module._reachable.cache_clear()
-
-
-def test_the_probe_finds_a_listener():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        assert module._reachable("127.0.0.1", server.getsockname()[1])
-    module._reachable.cache_clear()
-
-
-def test_the_probe_asks_the_endpoint_or_the_proxy(monkeypatch: pytest.MonkeyPatch):
-    for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_ENDPOINT", "http://mirror.example:8080/hub")
-    assert module._hub_address() == ("mirror.example", 8080)
-    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example")
-    assert module._hub_address() == ("mirror.example", 443)
-    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
-    assert module._hub_address() == ("proxy.example", 3128)
-    monkeypatch.setenv("no_proxy", "mirror.example")
-    assert module._hub_address() == ("mirror.example", 443)
 
 
 def test_dropout_is_zeroed(place: Path):

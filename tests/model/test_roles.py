@@ -167,3 +167,34 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
     save_file(weights, str(tmp_path / "adapter_model.safetensors"))
     with pytest.raises(InputError, match="does not fit this model"):
         Backbone(tiny("llama", dtype=torch.float32)).load_adapter("policy", tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_each_named_target_must_be_a_layer(family):
+    known, misspelt = {"llama": ("q_proj", "q_prj"), "gpt2": ("c_attn", "c_atn")}[family]
+    b = Backbone(tiny(family, dtype=torch.float32))
+    said = f"^lora_targets names '{misspelt}', and {type(b.model).__name__} has no such layer; did you mean '{known}'\\?$"
+    for targets in ([misspelt], [known, misspelt]):
+        with pytest.raises(InputError, match=said):
+            b.add_adapter("policy", Lora(2, targets=targets))
+    with pytest.raises(InputError, match=f"lora_targets names 'xyz', .* known are: .*{known}.*[^?]$"):
+        b.add_adapter("policy", Lora(2, targets=[known, "xyz"]))
+    with pytest.raises(InputError, match=f"lora_targets names no layer of .* known are: .*{known}"):
+        b.add_adapter("policy", Lora(2, targets=[]))
+    assert b.roles == (BASE,) and not any("lora" in n for n, _ in b.model.named_parameters())
+
+
+def test_targets_are_names_or_ends_of_names_whatever_adapters_there_are():
+    b = backbone()
+    b.add_adapter("one", Lora(2, targets=["model.layers.0.self_attn.q_proj"]))
+    b.add_adapter("ends", Lora(3, 5, targets=["self_attn.q_proj", "v_proj"]))
+    adapted = lambda role: {n.split(".lora_")[0].removeprefix("model.layers.") for n in b.trainable(role)}
+    assert adapted("one") == {"0.self_attn.q_proj"}
+    assert adapted("ends") == {f"{layer}.self_attn.{name}" for layer in (0, 1) for name in ("q_proj", "v_proj")}
+    assert b.lora("ends") == Lora(3, 5, ["self_attn.q_proj", "v_proj"])
+    for inner in ("base_layer", "lora_A", "policy"):
+        with pytest.raises(InputError, match=f"lora_targets names '{inner}', .* no such layer"):
+            b.add_adapter("more", Lora(2, targets=["q_proj", inner]))
+    with pytest.raises(InputError, match="LoRA found no layer to adapt in LlamaForCausalLM: ") as told:
+        b.add_adapter("more", Lora(2, targets=["mlp"]))
+    assert "\n" not in str(told.value)
