@@ -133,7 +133,7 @@ class Backbone:
             raise InputError(f"{folder} is a {config.peft_type} adapter; Manners trains and loads LoRA adapters.")
         stored = {k.removeprefix(ADAPTER_PREFIX): v for k, v in load_file(str(weights)).items()}
         self._inject(name, config, 0, trainable)
-        expected = get_peft_model_state_dict(self.model, adapter_name=name)
+        expected = get_peft_model_state_dict(self.model, adapter_name=name, save_embedding_layers=False)
         if set(stored) != set(expected) or any(stored[k].shape != v.shape for k, v in expected.items()):
             odd = sorted(set(stored) ^ set(expected)) or [k for k, v in expected.items() if stored[k].shape != v.shape]
             raise InputError(f"the adapter in {folder} does not fit this model: {len(odd)} weights differ, '{odd[0]}' among them.")
@@ -145,7 +145,7 @@ class Backbone:
         if adapter is None:
             raise ValueError(f"role '{source}' has no adapter to copy")
         self._inject(name, self._configs[adapter], 0, trainable)
-        values = get_peft_model_state_dict(self.model, adapter_name=adapter)
+        values = get_peft_model_state_dict(self.model, adapter_name=adapter, save_embedding_layers=False)
         set_peft_model_state_dict(self.model, {k: v.clone() for k, v in values.items()}, adapter_name=name)
 
     def save_adapter(self, name: str, folder: str | Path, base_name: str = "") -> None:
@@ -155,7 +155,7 @@ class Backbone:
             raise ValueError(f"role '{name}' has no adapter to save")
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights = get_peft_model_state_dict(self.model, adapter_name=adapter)
+        weights = get_peft_model_state_dict(self.model, adapter_name=adapter, save_embedding_layers=False)
         save_file(
             {ADAPTER_PREFIX + k: v.detach().contiguous().clone() for k, v in weights.items()}, str(folder / "adapter_model.safetensors")
         )
