@@ -92,6 +92,7 @@ def _prompts(settings: GenerateSettings) -> list[Group]:
         return [Group(Prompt.user(settings.prompt), [], row=0)]
     if settings.out is None:
         raise InputError("with data=FILE, name the file to write with out=.")
+    files.check_target(settings.out)
     assert settings.data is not None
     data = read(settings.data, column_map=parse_map(settings.map) if settings.map else None, limit=settings.rows)
     return derive(data, "prompts").groups

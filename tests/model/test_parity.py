@@ -72,7 +72,7 @@ def test_a_frozen_output_layer_gives_the_same_gradients(family):
     assert torch.allclose(found[0], found[1], rtol=0, atol=1e-10 * float(found[1].abs().max()))
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_leak_between_siblings_is_seen(family):
     """Where positions alone decide, a second response would attend to the first; plant that and parity must fail."""
     honest = attention.TokenTree.chain
@@ -87,7 +87,7 @@ def test_a_leak_between_siblings_is_seen(family):
         assert compare(family)[0] > 1e-3
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_wrong_position_is_seen(family):
     honest = TreeBuilder.node
 

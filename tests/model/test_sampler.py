@@ -352,9 +352,9 @@ def test_a_prompt_that_does_not_fit_is_refused_by_row_and_length():
     s = sampling_of(Backbone(tiny("llama", dtype=torch.float32)))
     fits = prompts(54)
     assert len(s.sample_ids(fits, Sampling(max_new_tokens=10), stop_ids=NEVER)[0][0].token_ids) == 10
-    with pytest.raises(InputError, match=r"Row 17: the prompt has 55 tokens.*64 positions"):
+    with pytest.raises(InputError, match=r"Row 18 of the data: the prompt has 55 tokens.*64 positions"):
         s.sample_ids(prompts(3, 55), Sampling(max_new_tokens=10), rows=[16, 17], stop_ids=NEVER)
-    with pytest.raises(InputError, match="Row 0: the prompt has no tokens"):
+    with pytest.raises(InputError, match="Row 1 of the data: the prompt has no tokens"):
         s.sample_ids([[]], Sampling(), stop_ids=NEVER)
     with pytest.raises(ValueError, match="2 rows for 1 prompts"):
         s.sample_ids(prompts(3), Sampling(), rows=[1, 2], stop_ids=NEVER)
