@@ -179,11 +179,13 @@ class Sampler:
         limit = max_positions(self.backbone.model)
         for ids, row in zip(prompt_ids, rows, strict=True):
             if not ids:
-                raise InputError(f"Row {row + 1} of the data: the prompt has no tokens; sampling needs at least a begin token to start from.")
+                raise InputError(
+                    f"Row {row + 1} of the data: the prompt has no tokens; sampling needs at least a begin token to start from."
+                )
             if limit is not None and len(ids) + new > limit:
                 raise InputError(
-                    f"Row {row + 1} of the data: the prompt has {len(ids)} tokens, with max_new_tokens={new} more than the model's {limit} positions; "
-                    "shorten the prompt or lower max_new_tokens."
+                    f"Row {row + 1} of the data: the prompt has {len(ids)} tokens, with max_new_tokens={new} more than the "
+                    f"model's {limit} positions; shorten the prompt or lower max_new_tokens."
                 )
 
 

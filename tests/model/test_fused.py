@@ -112,7 +112,7 @@ import resource, torch
 from manners.core.memory import keep_freed_memory
 {call}
 torch.set_num_threads(1)
-for _ in range(3): torch.ones(30_000_000).add_(1)
+for _ in range(12): torch.ones(30_000_000).add_(1)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5): torch.ones(30_000_000).add_(1)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)

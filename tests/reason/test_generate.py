@@ -21,7 +21,10 @@ def test_json_has_the_answers(manners, tiny_model):
 
 def test_each_prompt_of_a_file(manners, tiny_model, demonstrations, tmp_path):
     out = tmp_path / "answers.jsonl"
-    assert manners("generate", f"model={tiny_model}", f"data={demonstrations}", f"out={out}", "rows=3", "max_new_tokens=5", "samples=2").code == 0
+    assert (
+        manners("generate", f"model={tiny_model}", f"data={demonstrations}", f"out={out}", "rows=3", "max_new_tokens=5", "samples=2").code
+        == 0
+    )
     rows = read_jsonl(out)
     assert [r["row"] for r in rows] == [0, 1, 2]
     assert all(len(r["responses"]) == 2 and 1 <= len(x["token_ids"]) <= 5 for r in rows for x in r["responses"])
