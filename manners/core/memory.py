@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Let freed memory stay with the process; says whether the C library could be told (glibc only).
 
     By default glibc gives every large block back when it is freed, and a training step frees and asks for the same gigabytes again
-    and again: each time the system hands out pages one by one and fills them with zeros. That took a tenth of a step and more. The
+    and again: each time the system hands out pages one by one and fills them with zeros (docs/decisions.md has the cost). The
     peak stays what it was. Set MANNERS_MALLOC=default to leave the C library alone.
     """
     if platform.libc_ver()[0] != "glibc" or os.environ.get("MANNERS_MALLOC") == "default":

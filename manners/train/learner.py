@@ -50,7 +50,7 @@ class OptimizerSettings(Settings):
     micro_tokens: Annotated[int, Field(ge=1)] = 768
     """Token budget of a micro-batch: memory follows this, not the batch size."""
     checkpointing: bool = False
-    """Recompute activations in backward: less memory, about a third slower."""
+    """Recompute activations in backward: less memory, slower."""
     seed: int = 0
     save_every: Annotated[int, Field(ge=1)] = 25
     """Optimizer steps between checkpoints."""
