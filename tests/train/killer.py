@@ -117,6 +117,8 @@ def main() -> None:
                 os.kill(child, signal.SIGKILL)
                 wait(child)
                 log.append({"seconds": round(moment, 4), "doing": phase(out)})
+                if (out / "manifest.json").exists():  # killed between its last write and its exit
+                    finished.append(str(out))
                 continue
         else:
             status = wait(child)
