@@ -15,7 +15,9 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
-from torch.nn.functional import linear, silu
+from torch.nn.functional import silu
+
+from manners.ops.products import engine, product
 
 FULL = (torch.float32, torch.float64)
 AGREES = {torch.float32: 1e-5, torch.float64: 1e-6}
@@ -27,8 +29,8 @@ class _LoraProduct(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float) -> Tensor:
-        y = linear(x, weight, bias)
-        low = x @ a.t()
+        y = _affine(x, weight, bias)
+        low = product(x, a)
         y.addmm_(low, b.t(), alpha=scaling)
         ctx.save_for_backward(x, weight, a, b, low)
         ctx.scaling = scaling
@@ -39,27 +41,72 @@ class _LoraProduct(Function):
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, a, b, low = ctx.saved_tensors
         grad, needs = grad_outputs[0], ctx.needs_input_grad
-        grad_low = grad @ b
-        grad_x = (grad @ weight).addmm_(grad_low, a, alpha=ctx.scaling) if needs[0] else None
-        grad_a = grad_low.t() @ x * ctx.scaling if needs[3] else None
-        grad_b = grad.t() @ low * ctx.scaling if needs[4] else None
+        grad_low = product(grad, b.t())
+        grad_x = product(grad, weight.t()).addmm_(grad_low, a, alpha=ctx.scaling) if needs[0] else None
+        # The narrow factor comes first: oneDNN copies a transposed first factor, and this way round it is three times as fast.
+        grad_a = product(grad_low.t(), x.t()) * ctx.scaling if needs[3] else None
+        grad_b = product(low.t(), grad.t()).t() * ctx.scaling if needs[4] else None
         return grad_x, None, None, grad_a, grad_b, None
 
 
-class _SiluProduct(Function):
-    """silu(g) * u, keeping g and u alone."""
+class _Affine(Function):
+    """y = x W^T + b, (n, in) to (n, out)."""
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        return silu(gate).mul_(up)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        needs = ctx.needs_input_grad
+        ctx.save_for_backward(x if needs[1] else None, weight if needs[0] else None)
+        return _affine(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        gate, up = ctx.saved_tensors
-        grad = grad_outputs[0]
-        return torch.ops.aten.silu_backward(grad * up, gate), silu(gate).mul_(grad)
+        x, weight = ctx.saved_tensors
+        grad, needs = grad_outputs[0], ctx.needs_input_grad
+        grad_x = product(grad, weight.t()) if needs[0] else None
+        grad_weight = product(grad.t(), x.t()) if needs[1] else None
+        return grad_x, grad_weight, grad.sum(0) if needs[2] else None
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y = product(x, weight)
+    return y if bias is None else y.add_(bias)
+
+
+class _SwigluDown(Function):
+    """y = p W^T + b + s (p A^T) B^T for p = silu(g) u, which is made again in backward: g and u alone are kept. Without an adapter A
+    and B are None. Shazeer 2020, eq. 6."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor | None, b: Tensor | None, scaling: float
+    ) -> Tensor:
+        p = silu(gate).mul_(up)
+        y, low = _affine(p, weight, bias), None
+        if a is not None and b is not None:
+            low = product(p, a)
+            y.addmm_(low, b.t(), alpha=scaling)
+        ctx.save_for_backward(gate, up, weight, a, b, low)
+        ctx.scaling = scaling
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        gate, up, weight, a, b, low = ctx.saved_tensors
+        grad, needs = grad_outputs[0], ctx.needs_input_grad
+        grad_p = product(grad, weight.t())
+        s = silu(gate)
+        p = s * up
+        grad_a = grad_b = None
+        if low is not None:
+            grad_low = product(grad, b.t())
+            grad_p.addmm_(grad_low, a, alpha=ctx.scaling)
+            grad_a = product(grad_low.t(), p.t()) * ctx.scaling if needs[4] else None
+            grad_b = product(low.t(), grad.t()).t() * ctx.scaling if needs[5] else None
+        grad_weight = product(grad.t(), p.t()) if needs[2] else None
+        grad_gate = torch.ops.aten.silu_backward(grad_p * up, gate)
+        return grad_gate, s.mul_(grad_p), grad_weight, grad.sum(0) if needs[3] else None, grad_a, grad_b, None
 
 
 class _RmsNorm(Function):
@@ -67,7 +114,7 @@ class _RmsNorm(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        inverse = _inverse_rms(x, epsilon)
         ctx.save_for_backward(x, weight, inverse)
         return (x * inverse).mul_(weight)
 
@@ -85,43 +132,72 @@ class _RmsNorm(Function):
         return grad_x, grad_weight, None
 
 
+def _inverse_rms(x: Tensor, epsilon: float) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+
+
+def _adapter(layer: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor, float] | None:
+    """A, B and scaling of a `peft.tuners.lora.Linear` that applies one plain adapter without dropout to a frozen layer, else None."""
+    if layer._disable_adapters or layer.merged_adapters or layer.base_layer.weight.requires_grad or dtype not in FULL:
+        return None
+    [name] = layer.active_adapters if len(layer.active_adapters) == 1 else [None]
+    if name not in layer.lora_A or name in layer.lora_variant or type(layer.lora_dropout[name]) is not nn.Identity:
+        return None
+    a, b = layer.lora_A[name], layer.lora_B[name]
+    return None if a.weight.dtype != dtype or b.bias is not None else (a.weight, b.weight, layer.scaling[name])
+
+
 def _lora_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """`peft.tuners.lora.Linear.forward` for one plain adapter without dropout on a frozen layer; else the original."""
-    base = self.base_layer
-    if self._disable_adapters or self.merged_adapters or args or kwargs:
+    adapter = None if args or kwargs else _adapter(self, x.dtype)
+    if adapter is None:
         return type(self).forward(self, x, *args, **kwargs)
-    [name] = self.active_adapters if len(self.active_adapters) == 1 else [None]
-    if name not in self.lora_A or name in self.lora_variant or x.dtype not in FULL or base.weight.requires_grad:
+    base = self.base_layer
+    return _LoraProduct.apply(x.reshape(-1, x.shape[-1]), base.weight, base.bias, *adapter).view(*x.shape[:-1], -1)
+
+
+def _linear_forward(self: Any, x: Tensor) -> Tensor:
+    if x.dtype not in FULL or self.weight.dtype != x.dtype:
         return type(self).forward(self, x)
-    a, b = self.lora_A[name], self.lora_B[name]
-    if type(self.lora_dropout[name]) is not nn.Identity or a.weight.dtype != x.dtype or b.bias is not None:
-        return type(self).forward(self, x)
-    flat = x.reshape(-1, x.shape[-1])
-    y = _LoraProduct.apply(flat, base.weight, base.bias, a.weight, b.weight, self.scaling[name])
-    return y.view(*x.shape[:-1], -1)
+    return _Affine.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias).view(*x.shape[:-1], -1)
 
 
 def _swiglu_forward(self: Any, x: Tensor) -> Tensor:
-    if x.dtype not in FULL:
+    down: Any = self.down_proj
+    base = getattr(down, "base_layer", down)
+    if x.dtype not in FULL or type(base) is not nn.Linear or base.weight.dtype != x.dtype:
         return type(self).forward(self, x)
-    return self.down_proj(_SiluProduct.apply(self.gate_proj(x), self.up_proj(x)))
+    if not torch.is_grad_enabled():  # nothing is kept; the layers may have another forward (decoder.py)
+        return down(silu(self.gate_proj(x)).mul_(self.up_proj(x)))
+    adapter = (None, None, 1.0)
+    if down is not base and not down._disable_adapters:
+        adapter = _adapter(down, x.dtype) if type(down) is LoraLinear else None
+        if adapter is None:
+            return type(self).forward(self, x)
+    gate, up = self.gate_proj(x), self.up_proj(x)
+    y = _SwigluDown.apply(gate.view(-1, gate.shape[-1]), up.view(-1, up.shape[-1]), base.weight, base.bias, *adapter)
+    return y.view(*x.shape[:-1], -1)
 
 
 def _norm_forward(self: Any, x: Tensor) -> Tensor:
     if x.dtype not in FULL or self.weight.dtype != x.dtype:
         return type(self).forward(self, x)
+    if not torch.is_grad_enabled():
+        return (x * _inverse_rms(x, self.variance_epsilon)).mul_(self.weight)
     return _RmsNorm.apply(x.reshape(-1, x.shape[-1]), self.weight, self.variance_epsilon).view(x.shape)
 
 
 def install(model: nn.Module) -> dict[str, int]:
     """Give every module of `model` that computes one of the three its faster forward; counts by kind. Safe to call again."""
-    found = {"lora": 0, "swiglu": 0, "norm": 0}
+    found = {"lora": 0, "linear": 0, "swiglu": 0, "norm": 0}
     if any(p.device.type != "cpu" for p in model.parameters()):
         return found
     for module in model.modules():
         if type(module) is LoraLinear and type(module.base_layer) is nn.Linear:
             _use(module, _lora_forward)
             found["lora"] += 1
+        elif type(module) is nn.Linear and engine() == "onednn":
+            _use(module, _linear_forward)
+            found["linear"] += 1
         elif _is_swiglu(module) and _agrees(module, _swiglu_forward, module.gate_proj):
             found["swiglu"] += 1
         elif isinstance(getattr(module, "variance_epsilon", None), float) and _agrees(module, _norm_forward, module):

@@ -21,7 +21,7 @@ from manners.model.attention import TreePattern, attending
 from manners.model.tree import TokenTree
 from manners.ops.segments import segment_sum
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 32 * 2**20
 """Size of one chunk of logits. Larger gains nothing on a CPU; smaller costs matrix efficiency."""
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from manners.core.memory import keep_freed_memory
 from manners.model import fused
+from manners.ops.products import engine
 from tests.families import tiny
 from tests.oracles import float64_everywhere
 
@@ -65,18 +66,43 @@ def test_lora(family):
     assert_equal(own, ours)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_swiglu_over_an_adapter(trained):
+    """The product that goes into the last layer is made again in backward, for the adapter's gradients or the layer's own."""
+    model = tiny("llama")
+    mlp = model.model.layers[0].mlp
+    if not trained:
+        inject_adapter_in_model(LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"), model, "policy")
+        with torch.no_grad():
+            mlp.down_proj.lora_B["policy"].weight.normal_(generator=torch.Generator().manual_seed(5))
+    own, ours = both(mlp, fused._swiglu_forward, rows(32))
+    assert ("down_proj.weight" if trained else "down_proj.lora_A.policy.weight") in own
+    assert_equal(own, ours)
+
+
+def test_a_linear_layer_of_ours():
+    layer = nn.Linear(12, 9, dtype=torch.float64)
+    assert_equal(*both(layer, fused._linear_forward, rows(12)))
+
+
+def linears(count: int) -> int:
+    """Plain linear layers get a forward of ours where oneDNN multiplies."""
+    return count if engine() == "onednn" else 0
+
+
 def test_who_gets_which():
     model = tiny("llama")
-    assert fused.install(model) == {"lora": 0, "swiglu": 2, "norm": 5}
-    assert fused.install(model) == {"lora": 0, "swiglu": 2, "norm": 5}, "a second call changes nothing"
+    expected = {"lora": 0, "linear": linears(2 * 7 + 1), "swiglu": 2, "norm": 5}
+    assert fused.install(model) == expected
+    assert fused.install(model) == expected, "a second call changes nothing"
     inject_adapter_in_model(LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM"), model, "policy")
     assert fused.install(model)["lora"] == 2 * 7
 
 
 def test_what_computes_otherwise_is_left_alone():
     """Gemma's norm scales by 1 + w and its MLP uses another activation; GPT-2 has neither."""
-    assert fused.install(tiny("gemma2")) == {"lora": 0, "swiglu": 0, "norm": 0}
-    assert fused.install(tiny("gpt2")) == {"lora": 0, "swiglu": 0, "norm": 0}
+    assert fused.install(tiny("gemma2")) == {"lora": 0, "linear": linears(2 * 7 + 1), "swiglu": 0, "norm": 0}
+    assert fused.install(tiny("gpt2")) == {"lora": 0, "linear": linears(1), "swiglu": 0, "norm": 0}
 
     class Shifted(nn.Module):
         def __init__(self):
@@ -86,7 +112,7 @@ def test_what_computes_otherwise_is_left_alone():
         def forward(self, x):
             return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon) * (self.weight + 0.01)
 
-    assert fused.install(Shifted()) == {"lora": 0, "swiglu": 0, "norm": 0}
+    assert fused.install(Shifted()) == {"lora": 0, "linear": 0, "swiglu": 0, "norm": 0}
 
 
 def test_half_precision_keeps_the_librarys_forward():
