@@ -6,6 +6,7 @@ import torch
 
 from manners.core.errors import MannersError
 from manners.core.records import TokenGroup, TokenResponse
+from manners.model.decoder import forget
 from manners.model.draw import Sampling
 from manners.model.roles import Backbone
 from manners.model.sampler import Sampler, SamplerFormat
@@ -21,7 +22,9 @@ def sampler_gap(backbone: Backbone, role: str, fmt: SamplerFormat, prompt_ids: S
     Raises MannersError if it is more than rounding: then cache, positions or adapters differ between the two.
     """
     sampling = Sampling(max_new_tokens=tokens, stage="agreement")
-    [[drawn]] = Sampler(backbone, fmt, role=role, slots=1).sample_ids([prompt_ids], sampling, stop_ids=fmt.stop_ids)
+    # Not packed, so that rounding to float16 hides no fault; nothing is kept of this copy.
+    [[drawn]] = Sampler(backbone, fmt, role=role, slots=1, packed=False).sample_ids([prompt_ids], sampling, stop_ids=fmt.stop_ids)
+    forget(backbone)
     group = TokenGroup(list(prompt_ids), [TokenResponse(drawn.token_ids, [True] * len(drawn.token_ids))])
     with torch.no_grad(), backbone.role(role):
         scored = backbone.score(pack([group])).logp_N

@@ -1,8 +1,8 @@
 """Keys and values kept between decoding steps, as attention patterns: the model code below never sees a cache.
 
-A prompt runs once as a one-node row under `Prefill`. Its keys and values are copied to the slots of its samples, and from then on
-each step is a row with one token a slot under `SlotCache`. Attention goes slot by slot over the slot's own keys, so that what a slot
-computes depends on nothing of its neighbours, not even on how long they are.
+Prompts run once, several to a row, under `Prefill`. A prompt's keys and values are copied to the slots of its samples, and from then
+on each step is a row with one token a slot under `SlotCache`. What a slot computes depends on nothing of its neighbours, not even on
+how long they are.
 
 Axes: `A` slots that decode in a step, `H'` key/value heads, `D` width of a head.
 """
@@ -21,60 +21,86 @@ STEP = 64
 
 
 class Prefill(TreePattern):
-    """Causal attention over one prompt that keeps what each layer's attention was handed: keys and values (1, H', P, D)."""
+    """Causal attention over prompts that lie end to end, which keeps what each layer's attention was handed."""
 
     def __init__(self, tree: TokenTree):
         super().__init__(tree)
-        self.layers: list[tuple[Tensor, Tensor]] = []
+        self._layers: list[tuple[Tensor, Tensor]] = []
 
     @classmethod
-    def of(cls, prompt_ids: Sequence[int], device: torch.device) -> "Prefill":
+    def of(cls, prompts: Sequence[Sequence[int]], device: torch.device) -> "Prefill":
         builder = TreeBuilder()
-        builder.node(prompt_ids)
+        for ids in prompts:
+            builder.node(ids)
         return cls(builder.build().to(device))
 
     def attend(self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, shape: Shape) -> Tensor:
-        self.layers.append((key, value))
+        self._layers.append((key, value))
         return super().attend(module, query, key, value, shape)
+
+    def layers(self, index: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values (1, H', P, D) of a prompt in each layer."""
+        node = self.tree.nodes[index]
+        return [(key[:, :, node.start : node.end], value[:, :, node.start : node.end]) for key, value in self._layers]
 
 
 class SlotCache:
     """One token a slot: keys and values (slots, H', capacity, D) of each layer, in the order in which layers call attention.
 
-    Memory is reserved with the first prompt, whose layers say how many heads they have, and not written before it is needed, so a
-    generous capacity costs addresses rather than memory.
+    All slots attend in one call over a span of keys that covers the longest; what lies beyond a slot's own length is masked. Spans are
+    tried out first (`_Spans`), so that only those are used that give a slot the same bits; where there are none, and for layers with
+    sinks or a soft-cap, attention goes slot by slot over exactly the slot's own keys. Either way a slot does not see how long its
+    neighbours are.
     """
 
     def __init__(self, slots: int, capacity: int):
         self.lengths = [0] * slots
-        self.capacity = -(-capacity // STEP) * STEP
+        self.capacity = -(-capacity // STEP) * STEP + 8 * STEP  # what is never written costs addresses, not memory
         self._layers: list[tuple[Tensor, Tensor]] = []
         self._active: list[int] = []
         self._layer = 0
+        self._cleared = 0
+        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
 
-    def fill(self, slot: int, prompt: Prefill) -> None:
-        """Start a slot anew with a prompt's keys and values."""
+    def fill(self, slot: int, layers: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Start a slot anew with a prompt's keys and values (1, H', P, D) of each layer."""
         if not self._layers:
-            self._layers = [(self._reserve(key), self._reserve(value)) for key, value in prompt.layers]
-        length = prompt.tree.tokens_T.numel()
-        for (keys, values), (key, value) in zip(self._layers, prompt.layers, strict=True):
+            size = lambda row: (len(self.lengths), row.shape[1], self.capacity, row.shape[3])
+            self._layers = [(key.new_empty(size(key)), value.new_empty(size(value))) for key, value in layers]
+        length = layers[0][0].shape[2]
+        self._clear(length)
+        for (keys, values), (key, value) in zip(self._layers, layers, strict=True):
             keys[slot, :, :length], values[slot, :, :length] = key[0], value[0]
         self.lengths[slot] = length
 
-    def _reserve(self, row: Tensor) -> Tensor:
-        return row.new_empty(len(self.lengths), row.shape[1], self.capacity, row.shape[3])
+    def _clear(self, upto: int) -> None:
+        """Write zeros to places about to be read: what is masked is multiplied by 0, and memory as it comes may hold infinities."""
+        if upto > self._cleared:
+            for keys, values in self._layers:
+                keys[:, :, self._cleared : upto], values[:, :, self._cleared : upto] = 0, 0
+            self._cleared = upto
+
+    def keep(self, slots: Sequence[int]) -> None:
+        """Drop all other slots; these become slots 0, 1, ..."""
+        index = torch.tensor(list(slots), device=self._layers[0][0].device)
+        upto = max(self._cleared, *self.lengths)  # beyond it nothing was written
+        kept = [(keys[index, :, :upto], values[index, :, :upto]) for keys, values in self._layers]
+        for (keys, values), (some_keys, some_values) in zip(self._layers, kept, strict=True):
+            keys[: len(slots), :, :upto], values[: len(slots), :, :upto] = some_keys, some_values
+        self._layers = [(keys[: len(slots)], values[: len(slots)]) for keys, values in self._layers]
+        self.lengths = [self.lengths[slot] for slot in slots]
 
     @contextmanager
     def step(self, active: Sequence[int]) -> Iterator[None]:
         """Within this block a model runs one row whose first tokens belong to the slots `active`, in this order.
 
-        What the row has beyond them is padding that attends to itself. After the block the active slots are a token longer.
+        What the row has beyond them is padding whose output is zero. After the block the active slots are a token longer.
         """
         self._active, self._layer = list(active), 0
         device = self._layers[0][0].device if self._layers else None
         self._slot_A = torch.tensor(self._active, device=device)
         self._end_A = torch.tensor([self.lengths[slot] for slot in self._active], device=device)
-        self._ones = torch.ones(1, self.capacity, dtype=torch.bool, device=device)
+        self._masks = {}
         with attending(self):
             yield
         if self._layer != len(self._layers):
@@ -84,15 +110,113 @@ class SlotCache:
 
     def attend(self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, shape: Shape) -> Tensor:
         (keys, values), count = self._layers[self._layer], len(self._active)
+        plain = shape.softcap is None and shape.sinks_H is None and keys.dtype == values.dtype == query.dtype
+        spans = _shape_of(query, keys) if plain and keys.shape == values.shape else None
+        span = 0
+        if spans is not None and spans.first_span is not None:
+            span = min(spans.span(max(self.lengths[slot] for slot in self._active) + 1), self.capacity)
+            self._clear(span)  # of all layers, in the first: none has written beyond what was cleared
         self._layer += 1
         keys[self._slot_A, :, self._end_A] = key[0, :, :count].transpose(0, 1)
         values[self._slot_A, :, self._end_A] = value[0, :, :count].transpose(0, 1)
+        output = self._together(query, keys, values, shape, span) if span else self._slot_by_slot(query, keys, values, shape)
+        padding = output.new_zeros(1, output.shape[1], query.shape[2] - count, output.shape[3])
+        return torch.cat([output, padding], 2) if padding.numel() else output
+
+    def _together(self, query: Tensor, keys: Tensor, values: Tensor, shape: Shape, span: int) -> Tensor:
+        heads, width, key_heads = query.shape[1], query.shape[3], keys.shape[1]
+        slots, rows = max(self._active) + 1, heads // key_heads  # with the free slots between: a view, where a choice would be a copy
+        mask = (heads, span, shape.window)
+        if mask not in self._masks:
+            end_S1 = torch.zeros(slots, 1, dtype=torch.long, device=query.device)
+            end_S1[self._slot_A, 0] = self._end_A
+            place = torch.arange(span, device=query.device)
+            seen = place <= end_S1 if shape.window is None else (place <= end_S1) & (place > end_S1 - shape.window)
+            hidden = torch.zeros(seen.shape, dtype=query.dtype, device=query.device).masked_fill_(~seen, float("-inf"))
+            self._masks[mask] = hidden[:, None, None].expand(-1, key_heads, rows, -1).reshape(-1, rows, span)
+        queries_AHD = (query[0, :, : len(self._active)] * shape.scaling).transpose(0, 1)
+        queries_SHD = queries_AHD
+        if slots > len(self._active):
+            queries_SHD = queries_AHD.new_zeros(slots, heads, width)
+            queries_SHD[self._slot_A] = queries_AHD
+        output = _attend_rows(queries_SHD.reshape(-1, rows, width), keys[:slots], values[:slots], self._masks[mask], span)
+        output_SHD = output.view(slots, heads, width)
+        return (output_SHD if slots == len(self._active) else output_SHD[self._slot_A]).transpose(0, 1)[None]
+
+    def _slot_by_slot(self, query: Tensor, keys: Tensor, values: Tensor, shape: Shape) -> Tensor:
         outputs = []
         for place, slot in enumerate(self._active):
             end = self.lengths[slot] + 1
             start = 0 if shape.window is None else max(0, end - shape.window)
             seen = (slice(slot, slot + 1), slice(None), slice(start, end))
-            mask = self._ones[:, : end - start]  # none at all would mean causal from the first key on: a single query would see one key
+            # none at all would mean causal from the first key on: a single query would see one key
+            mask = torch.ones(1, end - start, dtype=torch.bool, device=query.device)
             outputs.append(attend_span(query[:, :, place : place + 1], keys[seen], values[seen], mask, shape))
-        outputs.append(value[:, :, count:].repeat_interleave(query.shape[1] // value.shape[1], 1))
         return torch.cat(outputs, 2)
+
+
+def _attend_rows(queries: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, span: int) -> Tensor:
+    """One query a slot and head: queries (S H', H / H', D), already scaled; keys and values (S, H', capacity, D); `hidden` is added to
+    the scores (S H', H / H', span). As batched products, whose bits hang less on sizes than the fused kernel's do: that one hands its
+    second thread memory that is aligned otherwise."""
+    keys, values = keys.flatten(0, 1)[:, :span], values.flatten(0, 1)[:, :span]
+    scores = torch.baddbmm(hidden, queries, keys.transpose(1, 2))
+    return torch.bmm(torch.softmax(scores, -1), values)
+
+
+class _Spans:
+    """Which spans give a slot of one shape of attention the same bits, whatever its company."""
+
+    def __init__(self, heads: int, key_heads: int, width: int, dtype: torch.dtype, device: torch.device):
+        self._sizes, self._where = (heads, key_heads, width), {"dtype": dtype, "device": device}
+        self._agree: dict[int, bool] = {}
+        self._found: dict[int, int] = {}
+        self.first_span: int | None = None
+        starts = range(STEP, 4 * STEP + 1, STEP) if device.type == "cpu" else ()
+        self.first_span = next((s for s in starts if all(self._same(s, longer) for longer in (s + STEP, s + 4 * STEP))), None)
+
+    def span(self, length: int) -> int:
+        """The smallest span of at least `length` keys that gives the bits of the first one."""
+        assert self.first_span is not None
+        least = max(self.first_span, -(-length // STEP) * STEP)
+        if least not in self._found:
+            near = (s for s in range(least, least + 8 * STEP, STEP) if self._agrees(s))
+            self._found[least] = next(near, least)
+        return self._found[least]
+
+    def _agrees(self, span: int) -> bool:
+        if span not in self._agree:
+            assert self.first_span is not None
+            # The first span knows short slots only; the next longer one that agrees vouches for those of this length.
+            known = max((s for s, good in self._agree.items() if good and s < span), default=self.first_span)
+            self._agree[span] = span == self.first_span or (self._same(self.first_span, span) and self._same(known, span))
+        return self._agree[span]
+
+    def _same(self, shorter: int, span: int) -> bool:
+        """Tried on random numbers: slots of at most `shorter` keys, in spans of `shorter` and `span`, alone and together."""
+        (heads, key_heads, width), numbers = self._sizes, torch.Generator().manual_seed(span)
+        make = lambda *size: torch.randn(*size, generator=numbers).to(**self._where)
+        lengths = torch.tensor([shorter, max(1, shorter - 1), max(1, shorter - STEP // 2), max(1, shorter // 3), 1])
+        slots, rows = len(lengths), heads // key_heads
+        queries, keys, values = (make(slots, key_heads, n, width) for n in (rows, span + STEP, span + STEP))
+        hidden = torch.zeros(slots, span).masked_fill_(torch.arange(span) >= lengths[:, None], float("-inf")).to(**self._where)
+        hidden = hidden[:, None, None].expand(-1, key_heads, rows, -1)
+
+        def attend(first: int, last: int, upto: int) -> Tensor:
+            flat = (queries[first:last].reshape(-1, rows, width), hidden[first:last, ..., :upto].reshape(-1, rows, upto))
+            return _attend_rows(flat[0], keys[first:last], values[first:last], flat[1], upto)
+
+        together = attend(0, slots, span)
+        alone = torch.cat([attend(i, i + 1, span) for i in range(slots)])
+        return torch.equal(together, alone) and torch.equal(together, attend(0, slots, shorter))
+
+
+_spans: dict[tuple[int, int, int, torch.dtype, torch.device, int], _Spans] = {}
+
+
+def _shape_of(query: Tensor, keys: Tensor) -> _Spans:
+    """What is known of spans for these heads, in this process with its number of threads."""
+    key = (query.shape[1], keys.shape[1], keys.shape[3], query.dtype, query.device, torch.get_num_threads())
+    if key not in _spans:
+        _spans[key] = _Spans(*key[:5])
+    return _spans[key]

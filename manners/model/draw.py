@@ -10,13 +10,13 @@ Axes: `S` rows (slots), `V` vocabulary, `K` the likeliest tokens that are sorted
 
 import math
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from manners.core.chance import stream_of
 from manners.core.errors import InputError
 
 TOP = 256
@@ -77,16 +77,9 @@ class Draws(NamedTuple):
 
 
 def stream_key(sampling: Sampling, row: int, sample: int) -> bytes:
-    """Key of all draws of sample `sample` of row `row`."""
+    """Key of all draws of sample `sample` of row `row`; `uniform(key, position)` is the number for the token at `position`."""
     # The stage comes last: whatever it contains, two different sets of fields never give the same text.
-    text = f"{sampling.seed}/{sampling.round}/{row}/{sample}/{sampling.stage}"
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=32).digest()
-
-
-def uniform(key: bytes, position: int) -> float:
-    """The uniform number in [0, 1), of 53 bits, for token `position` of the stream `key`."""
-    digest = blake2b(position.to_bytes(8, "little"), key=key, digest_size=8).digest()
-    return (int.from_bytes(digest, "little") >> 11) * 2.0**-53
+    return stream_of(sampling.seed, sampling.round, row, sample, sampling.stage)
 
 
 def draw(logits_SV: Tensor, u_S: Tensor, sampling: Sampling, forbidden_SV: Tensor | None = None) -> Draws:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,6 +34,8 @@ def merged_model(source: ModelSource | str) -> PreTrainedModel:
 
 class ExportSettings(Settings):
     """Settings of `manners export`."""
+
+    writes: ClassVar[str] = "model"
 
     model: str = "smollm2-135m-instruct"
     """Folder, run, adapter, hub id or alias."""

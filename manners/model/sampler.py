@@ -2,8 +2,9 @@
 
 Jobs, one a sample, wait in a queue; each slot decodes one, and a slot that finishes takes the next job at once. A prompt runs once
 for all its samples. A sample's tokens depend on its prompt, the weights and its key (seed, stage, round, row, sample), not on
-company or order: attention goes slot by slot, draws are keyed, and matrix products get a number of rows at which a row's bits do
-not depend on that number (`stable_rows`). Mixtures of experts are the exception, for an expert's rows are whoever chose it.
+company or order: attention does not see the neighbours (`cache`), draws are keyed, and matrix products get a number of rows at which
+a row's bits do not depend on that number (`decoder`). Mixtures of experts are the exception, for an expert's rows are whoever chose
+it.
 
 Axes: `S` slots that are drawn for, `V` vocabulary, `R` rows of a padded step, `D` width.
 """
@@ -18,17 +19,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from manners.core.chance import uniform
 from manners.core.errors import InputError, MannersError, nearest
 from manners.core.records import Group, Message, Prompt, Response
 from manners.model.attention import attending
 from manners.model.cache import Prefill, SlotCache
-from manners.model.draw import Sampling, draw, stream_key, uniform
+from manners.model.decoder import Decoder, decoder_of
+from manners.model.draw import Sampling, draw, stream_key
 from manners.model.probe import rope_settings
 from manners.model.roles import BASE, Backbone
 from manners.model.score import Head
 
 OnToken = Callable[[int, int, int], None]
 """Called with (index of the prompt in the call, sample, token id) for every token drawn."""
+PREFILL_TOKENS = 512
+"""Prompts run together up to so many tokens."""
 Progress = Callable[[int], None]
 """Called with the number of finished samples whenever one finishes."""
 
@@ -71,28 +76,18 @@ class Drawn:
     finish_reason: str = ""
 
 
-def stable_rows(rows: int) -> int:
-    """The smallest number of rows, at least `rows`, to which a product is padded so that a row's bits do not depend on the number.
-
-    The hook for a probe of this machine. In float32 with MKL on two threads, for every shape of SmolLM2-135M's products, 4, 8 and all
-    from 12 to 36 give each row the same bits, wherever it stands; 1-3, 5-7 and 9-11 give others.
-    """
-    return -(-rows // 4) * 4
-
-
 @contextmanager
-def decoding_model(backbone: Backbone, role: str) -> Iterator[PreTrainedModel]:
-    """The model that decodes as `role`, in eval mode and without gradients; on leaving, all is as it was.
-
-    The place for a decoding copy of the weights with the adapter merged; now the adapter runs beside them.
-    """
+def decoding(backbone: Backbone, role: str, packed: bool | None) -> Iterator[Decoder]:
+    """The model decodes as `role`, in eval mode and without gradients; on leaving, all is as it was."""
     model = backbone.model
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         # Not inference_mode: a buffer that a model makes while sampling (some rotary embeddings do) could not be trained with later.
         with torch.no_grad(), backbone.role(role):
-            yield model
+            decoder = decoder_of(backbone, role, packed)
+            with decoder.installed():
+                yield decoder
     finally:
         for module in training:
             module.training = True
@@ -109,12 +104,13 @@ def max_positions(model: PreTrainedModel) -> int | None:
 
 
 class Sampler:
-    """Samples as `role` from a backbone. `slots` is the largest number of samples that decode together."""
+    """Samples as `role` from a backbone. `slots` is the largest number of samples that decode together; `packed` says whether the
+    weights are packed as float16 for it (None: where that can be done, see `decoder.can_pack`)."""
 
-    def __init__(self, backbone: Backbone, fmt: SamplerFormat, *, role: str = BASE, slots: int = 32):
+    def __init__(self, backbone: Backbone, fmt: SamplerFormat, *, role: str = BASE, slots: int = 32, packed: bool | None = None):
         if slots < 1:
             raise InputError(f"slots must be 1 or more, not {slots}.")
-        self.backbone, self.fmt, self.role, self.slots = backbone, fmt, role, slots
+        self.backbone, self.fmt, self.role, self.slots, self.packed = backbone, fmt, role, slots, packed
 
     def sample(
         self,
@@ -171,8 +167,8 @@ class Sampler:
             for sample in range(samples)
         ]
         if jobs:
-            with decoding_model(self.backbone, self.role) as model:
-                _Run(model, jobs, self.slots, sampling, stop_ids, on_token, progress).run()
+            with decoding(self.backbone, self.role, self.packed) as decoder:
+                _Run(self.backbone.model, decoder, jobs, self.slots, sampling, stop_ids, on_token, progress).run()
         return [[job.drawn for job in jobs[i * samples : (i + 1) * samples]] for i in range(len(prompt_ids))]
 
     def _check_lengths(self, prompt_ids: Sequence[Sequence[int]], rows: Sequence[int], new: int) -> None:
@@ -206,6 +202,7 @@ class _Run:
     def __init__(
         self,
         model: PreTrainedModel,
+        decoder: Decoder,
         jobs: Sequence[_Job],
         slots: int,
         sampling: Sampling,
@@ -213,12 +210,12 @@ class _Run:
         on_token: OnToken | None,
         progress: Progress | None,
     ):
-        self.model, self.head, self.device = model, Head.of(model), next(model.parameters()).device
+        self.model, self.decoder, self.head, self.device = model, decoder, Head.of(model), next(model.parameters()).device
         self.sampling, self.stop_ids, self.on_token, self.progress = sampling, stop_ids, on_token, progress
         self.queue = deque(jobs)
         self.slots: list[_Job | None] = [None] * min(slots, len(jobs))
         self.cache = SlotCache(len(self.slots), max(len(job.prompt_ids) for job in jobs) + sampling.max_new_tokens)
-        self.prompt: _Prompt | None = None
+        self.prompts: dict[tuple[int, ...], _Prompt] = {}
         self.finished = 0
 
     def run(self) -> None:
@@ -227,34 +224,50 @@ class _Run:
             active = {slot: job for slot, job in enumerate(self.slots) if job is not None}
             if not active:
                 return
+            if not self.queue and 2 * len(active) <= len(self.slots):  # the last few: what they read need not be strewn about
+                self.cache.keep(list(active))
+                self.slots = list(active.values())
+                active = dict(enumerate(active.values()))
             self._draw(active, self._step(active))
 
     def _admit(self) -> None:
-        """Give free slots to the jobs in front of the queue, prompt by prompt. Their first tokens come from the prompt's own logits."""
+        """Give free slots to the jobs in front of the queue. Their first tokens come from their prompts' own logits."""
         while self.queue and None in self.slots:
-            if self.prompt is None or self.prompt.ids != self.queue[0].prompt_ids:
-                self.prompt = self._prefill(self.queue[0].prompt_ids)
-            admitted: dict[int, _Job] = {}
-            for slot, job in enumerate(self.slots):
-                if job is None and self.queue and self.queue[0].prompt_ids == self.prompt.ids:
-                    admitted[slot] = self.slots[slot] = self.queue.popleft()
-            self._draw(admitted, self.prompt.logits_1V.expand(len(admitted), -1))
-            for slot in admitted:
+            free = [slot for slot, job in enumerate(self.slots) if job is None]
+            admitted = {slot: self.queue.popleft() for slot in free[: len(self.queue)]}
+            self._prefill([job.prompt_ids for job in admitted.values()])
+            for slot, job in admitted.items():
+                self.slots[slot] = job
+            starts = [self.prompts[tuple(job.prompt_ids)] for job in admitted.values()]
+            self._draw(admitted, torch.cat([start.logits_1V for start in starts]))
+            for (slot, _), start in zip(admitted.items(), starts, strict=True):
                 if self.slots[slot] is not None:
-                    self.cache.fill(slot, self.prompt.prefill)
-        if not self.queue:
-            self.prompt = None
+                    self.cache.fill(slot, start.layers)
+            waiting = tuple(self.queue[0].prompt_ids) if self.queue else None
+            self.prompts = {ids: start for ids, start in self.prompts.items() if ids == waiting}
 
-    def _prefill(self, ids: Sequence[int]) -> "_Prompt":
-        """Run a prompt through the trunk alone: its rows are then the same in number whatever else there is to do."""
-        prefill = Prefill.of(ids, self.device)
-        with attending(prefill):
-            hidden_1D = self._trunk(prefill.tree.tokens_T, prefill.tree.positions_T)[-1:]
-        return _Prompt(ids, prefill, self.head(hidden_1D.expand(stable_rows(1), -1))[:1])
+    def _prefill(self, wanted: Sequence[Sequence[int]]) -> None:
+        """Run the prompts that have not run, as many to a row as PREFILL_TOKENS take; the row is padded to a stable number of rows."""
+        new = [ids for ids in dict.fromkeys(tuple(ids) for ids in wanted) if ids not in self.prompts]
+        while new:
+            row, tokens = [new.pop(0)], 0
+            tokens = len(row[0])
+            while new and tokens + len(new[0]) <= PREFILL_TOKENS:
+                tokens += len(new[0])
+                row.append(new.pop(0))
+            padding = [(0,) * (self.decoder.rows(tokens) - tokens)]
+            prefill = Prefill.of([*row, *(p for p in padding if p)], self.device)
+            with attending(prefill):
+                hidden_TD = self._trunk(prefill.tree.tokens_T, prefill.tree.positions_T)
+            last = [prefill.tree.nodes[i].end - 1 for i in range(len(row))]
+            last += [last[-1]] * (self.decoder.rows(len(row)) - len(row))
+            logits_RV = self.head(hidden_TD[torch.tensor(last, device=self.device)])
+            for index, ids in enumerate(row):
+                self.prompts[ids] = _Prompt(prefill.layers(index), logits_RV[index : index + 1])
 
     def _step(self, active: Mapping[int, _Job]) -> Tensor:
         """One token further in every active slot: logits (S, V) of the next."""
-        padding = [0] * (stable_rows(len(active)) - len(active))
+        padding = [0] * (self.decoder.rows(len(active)) - len(active))
         tokens_R = torch.tensor([job.drawn.token_ids[-1] for job in active.values()] + padding, device=self.device)
         positions_R = torch.tensor([self.cache.lengths[slot] for slot in active] + padding, device=self.device)
         with self.cache.step(list(active)):
@@ -300,8 +313,7 @@ class _Run:
 class _Prompt(NamedTuple):
     """A prompt that has run: what its slots start from."""
 
-    ids: Sequence[int]
-    prefill: Prefill
+    layers: list[tuple[Tensor, Tensor]]
     logits_1V: Tensor
 
 

@@ -8,9 +8,10 @@ import torch
 from scipy.stats import chisquare, kstest
 from torch import Tensor
 
+from manners.core.chance import uniform
 from manners.core.errors import InputError
 from manners.model import draw as module
-from manners.model.draw import Sampling, draw, policy_logps, stream_key, uniform
+from manners.model.draw import Sampling, draw, policy_logps, stream_key
 
 SETTINGS = [
     {},

@@ -12,9 +12,10 @@ from manners.core.errors import InputError, MannersError
 from manners.core.records import Message, Prompt, TokenGroup, TokenResponse
 from manners.model import attention, sampler
 from manners.model.cache import SlotCache
+from manners.model.decoder import decoder_of
 from manners.model.draw import Sampling
 from manners.model.roles import BASE, Backbone
-from manners.model.sampler import AnySampler, Drawn, Sampler, ScriptedSampler, stable_rows
+from manners.model.sampler import AnySampler, Drawn, Sampler, ScriptedSampler
 from manners.model.tree import pack
 from tests.families import FAMILIES, tiny
 from tests.model.test_draw import invert, oracle
@@ -54,7 +55,8 @@ def prompts(*lengths: int) -> list[list[int]]:
 
 
 def sampling_of(b: Backbone, role: str = BASE, slots: int = 4) -> Sampler:
-    return Sampler(b, LetterFormat(), role=role, slots=slots)
+    """Not packed: test_decoder.py tests packed weights against these."""
+    return Sampler(b, LetterFormat(), role=role, slots=slots, packed=False)
 
 
 def tokens(drawn: list[list[Drawn]]) -> list[list[list[int]]]:
@@ -248,19 +250,19 @@ def countdown() -> Backbone:
 
 
 class Spy:
-    """Rows of every run of the trunk, and what each step's real rows were fed."""
+    """Positions of every run of the trunk."""
 
     def __init__(self, b: Backbone):
-        self.rows: list[int] = []
+        self.runs: list[torch.Tensor] = []
         b.model.base_model.register_forward_pre_hook(self._see, with_kwargs=True)
 
     def _see(self, module, args, kwargs) -> None:
-        self.rows.append(kwargs["input_ids"].shape[1])
+        self.runs.append(kwargs["position_ids"][0])
 
     def split(self, prompt_length: int) -> tuple[int, int]:
-        """Number of prefills, which have `prompt_length` rows, and of steps."""
-        prefills = self.rows.count(prompt_length)
-        return prefills, len(self.rows) - prefills
+        """Number of prompts of `prompt_length` tokens that ran, several to a row or not, and of steps."""
+        last = [int((positions == prompt_length - 1).sum()) for positions in self.runs]
+        return sum(last), last.count(0)
 
 
 def test_slots_are_refilled_at_once():
@@ -281,7 +283,8 @@ def test_slots_are_refilled_at_once():
     assert tokens(drawn) == [[list(range(n - 1, -1, -1))] for n in (5, 3, 4, 2, 6, 1, 3, 4)]
     assert {d.finish_reason for (d,) in drawn} == {"stop"}
     assert spy.split(9) == (8, 10)
-    assert {rows for rows in spy.rows if rows != 9} == {stable_rows(2)}
+    rows = decoder_of(b, BASE).rows(2)
+    assert {len(positions) for positions in spy.runs if not (positions == 8).any()} <= {rows, decoder_of(b, BASE).rows(1)}
     assert done == list(range(1, 9))
     assert len(order) == 28
     assert [token for index, _, token in order if index == 4] == [5, 4, 3, 2, 1, 0]
@@ -309,7 +312,7 @@ def test_one_token_needs_no_step():
     b = countdown()
     spy = Spy(b)
     drawn = sampling_of(b).sample_ids([[7] * 9], Sampling(max_new_tokens=1), samples=40, stop_ids=NEVER)
-    assert spy.rows == [9]
+    assert spy.split(9) == (1, 0)
     assert {d.finish_reason for d in drawn[0]} == {"length"}
 
 

@@ -1,0 +1,246 @@
+"""What decodes in a model's place: its linear layers with adapters merged, packed as float16 where the processor has kernels for it.
+
+A decoding step reads every weight for a few rows. Weights packed as float16 (activations stay float32) halve what is read; layers
+that share an input (queries, keys and values; gate and up) become one product. The model's own code runs unchanged: for the time of
+decoding its linear modules are given another forward. Without the kernels (not x86), for weights beyond float16's range and for
+mixtures of experts (whose routers a rounding may tip) the weights stay float32, merged but not packed.
+
+Rows: at some numbers of rows a product gives a row other bits than at others. `Decoder.rows` tries which numbers are stable here.
+"""
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear as LoraLinear
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from manners.model.roles import Backbone
+from manners.ops.products import product
+
+LARGEST = 65504.0
+"""float16's largest number: beyond it packing would saturate."""
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Layers of one parent that are given the same input."""
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+REFERENCE_ROWS = 16
+"""A number of rows that is stable with every library seen; others are compared with it."""
+
+_decoders: "weakref.WeakKeyDictionary[Backbone, tuple[tuple[Any, ...], Decoder]]" = weakref.WeakKeyDictionary()
+
+
+def decoder_of(backbone: Backbone, role: str, packed: bool | None = None) -> "Decoder":
+    """The decoder of a role's present weights; the last one made is kept until a weight changes. `packed` None: where it can be."""
+    packed = can_pack(backbone.model) if packed is None else packed
+    versions = tuple((p.data_ptr(), p._version) for p in backbone.model.parameters())
+    key = (role, packed, versions)
+    if backbone in _decoders and _decoders[backbone][0] == key:
+        return _decoders[backbone][1]
+    _decoders.pop(backbone, None)  # before the new one is made: two copies need not fit
+    decoder = Decoder(backbone, role, packed)
+    _decoders[backbone] = (key, decoder)
+    return decoder
+
+
+def forget(backbone: Backbone) -> None:
+    """Free what `decoder_of` keeps of a backbone."""
+    _decoders.pop(backbone, None)
+
+
+def can_pack(model: PreTrainedModel) -> bool:
+    """Whether this machine multiplies with packed float16 weights and this model's weights can be packed."""
+    config = model.config.get_text_config()
+    if any(getattr(config, name, None) for name in EXPERTS):
+        return False
+    weights = [m.weight for m in model.modules() if type(m) is nn.Linear]
+    if any(w.dtype is not torch.float32 or w.device.type != "cpu" for w in weights):
+        return False
+    if not {"x86", "fbgemm"} & set(torch.backends.quantized.supported_engines) or not _packing_works():
+        return False
+    return all(float(w.detach().abs().max()) <= LARGEST for w in weights if w.numel())
+
+
+def _packing_works() -> bool:
+    w, x = torch.linspace(-1, 1, 24 * 16).view(16, 24), torch.linspace(-1, 1, 48).view(2, 24)
+    try:
+        packed = _Packed(w, None)
+        packed.pack()
+        return torch.allclose(packed(x), x @ w.t(), atol=0.02)
+    except (AttributeError, RuntimeError):
+        return False
+
+
+class _Packed:
+    """x W^T + b with W in float16, packed once (`pack`) for the kernels of FBGEMM, and x in float32."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        self._given: tuple[Tensor, Tensor | None] | None = (weight.contiguous(), bias)
+        self._packed: Any = None
+
+    def pack(self) -> None:
+        assert self._given is not None
+        self._packed, self._given = torch.ops.quantized.linear_prepack_fp16(*self._given), None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
+
+
+class _Plain:
+    """x W^T + b in the weights' own precision."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None):
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = product(x.reshape(-1, x.shape[-1]), self._weight)
+        return (y if self._bias is None else y.add_(self._bias)).view(*x.shape[:-1], -1)
+
+
+class _Together:
+    """Several layers that are given the same input, as one product: the first that is called computes it for all."""
+
+    def __init__(self, make: Callable[[Tensor, Tensor | None], Any], weights: Sequence[Tensor], biases: Sequence[Tensor | None]):
+        self._sizes = [w.shape[0] for w in weights]
+        bias = torch.cat([b for b in biases if b is not None]) if all(b is not None for b in biases) else None
+        self.product = make(torch.cat(list(weights)), bias)
+        self._input: Tensor | None = None
+        self._parts: list[Tensor] = []
+
+    def part(self, index: int) -> Callable[[Tensor], Tensor]:
+        def forward(x: Tensor) -> Tensor:
+            if x is not self._input:
+                self._input, self._parts = x, list(self.product(x).split(self._sizes, -1))
+            y = self._parts[index]
+            if index == len(self._sizes) - 1:
+                self._input, self._parts = None, []
+            return y
+
+        return forward
+
+
+class Decoder:
+    """The forwards that decode as one role, and what is known of row numbers. Made by `decoder_of`."""
+
+    def __init__(self, backbone: Backbone, role: str, packed: bool):
+        self._model, self.role, self.packed = weakref.ref(backbone.model), role, packed
+        self._forwards: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = []
+        self._products: dict[tuple[str, int, int], tuple[int, Callable[[Tensor], Tensor]]] = {}
+        self._stable: dict[int, bool] = {}
+        self._smallest: dict[int, int] = {}
+        with torch.no_grad(), backbone.role(role):
+            self._make(backbone.model)
+
+    def _make(self, model: PreTrainedModel) -> None:
+        inner = {id(child) for m in model.modules() if isinstance(m, LoraLinear) for child in m.modules() if child is not m}
+        layers = {id(m): m for m in model.modules() if id(m) not in inner and type(m) in (nn.Linear, LoraLinear)}
+        merged = {key: _merged(layer) for key, layer in layers.items()}
+        kind = _Packed if self.packed else _Plain
+        # Packing a matrix takes one thread; what is merged next and what is packed now are done side by side.
+        pool, packing = ThreadPoolExecutor(torch.get_num_threads()), []
+
+        def make_one(weight: Tensor, bias: Tensor | None) -> Any:
+            made = kind(weight, bias)
+            if isinstance(made, _Packed):
+                packing.append(pool.submit(made.pack))
+            return made
+
+        done: set[int] = set()
+        for parent in model.modules():
+            for names in TOGETHER if self.packed else ():
+                group = [getattr(parent, name, None) for name in names]
+                ids = [id(m) for m in group]
+                found = [merged.get(i) for i in ids]
+                if any(f is None for f in found) or done & set(ids) or len({f[0].shape[1] for f in found if f}) > 1:
+                    continue
+                weights, biases = [f[0] for f in found if f], [f[1] for f in found if f]
+                if len({b is None for b in biases}) > 1:
+                    continue
+                together = _Together(make_one, weights, biases)
+                self._forwards += [(m, together.part(i)) for i, m in enumerate(group) if m is not None]
+                self._try(kind.__name__, weights[0].shape[1], sum(w.shape[0] for w in weights), together.product)
+                done |= set(ids)
+        for key, layer in layers.items():
+            found = merged[key]
+            if found is None:
+                base: Any = layer.base_layer
+                width, height = base.weight.shape[::-1] if type(base) is nn.Linear else base.weight.shape
+                self._try("own", width, height, layer)
+            elif key not in done:
+                forward = make_one(*found)
+                self._forwards.append((layer, forward))
+                self._try(kind.__name__, found[0].shape[1], found[0].shape[0], forward)
+        for module in model.modules():
+            if isinstance(module, Conv1D):
+                self._try("transposed", module.weight.shape[0], module.nf, module)
+        pool.shutdown()
+        for packed in packing:
+            packed.result()
+
+    def _try(self, kind: str, width: int, height: int, forward: Callable[[Tensor], Tensor]) -> None:
+        """Note one product of each kind and shape, for `stable`."""
+        self._products.setdefault((kind, width, height), (width, forward))
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Within this block the model's linear layers compute by this decoder."""
+        before = [(module, vars(module).get("forward")) for module, _ in self._forwards]
+        try:
+            for module, forward in self._forwards:
+                module.forward = forward  # type: ignore[method-assign]
+            yield
+        finally:
+            for module, own in before:
+                if own is None:
+                    vars(module).pop("forward", None)
+                else:
+                    module.forward = own
+
+    def rows(self, wanted: int) -> int:
+        """The smallest number of rows, at least `wanted`, at which no product's row depends on the number; `wanted` if none is near."""
+        if wanted not in self._smallest:
+            near = (rows for rows in range(wanted, 2 * wanted + 16) if self.stable(rows))
+            self._smallest[wanted] = next(near, wanted)
+        return self._smallest[wanted]
+
+    def stable(self, rows: int) -> bool:
+        """Whether every product gives each of so many rows the bits that it gives the row among `REFERENCE_ROWS`."""
+        if rows not in self._stable:
+            with torch.no_grad():
+                self._stable[rows] = all(_stable(forward, width, rows) for width, forward in self._products.values())
+        return self._stable[rows]
+
+
+def _merged(layer: Any) -> tuple[Tensor, Tensor | None] | None:
+    """Weight and bias of a linear layer with what its active adapter adds; None where it cannot be merged."""
+    if type(layer) is nn.Linear:
+        return layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
+    base = layer.base_layer
+    if type(base) is not nn.Linear or layer.merged_adapters:
+        return None
+    weight, bias = base.weight.detach(), None if base.bias is None else base.bias.detach()
+    if layer._disable_adapters:
+        return weight, bias
+    [name] = layer.active_adapters if len(layer.active_adapters) == 1 else [None]
+    if name not in layer.lora_A:
+        return None if name is None else (weight, bias)
+    if name in layer.lora_variant or layer.lora_B[name].bias is not None:
+        return None
+    return weight + layer.get_delta_weight(name).to(weight.dtype), bias
+
+
+def _stable(forward: Callable[[Tensor], Tensor], width: int, rows: int) -> bool:
+    numbers = torch.Generator().manual_seed(rows)
+    dtype = next((p.dtype for p in forward.parameters()), torch.float32) if isinstance(forward, nn.Module) else _dtype(forward)
+    x = torch.randn(-(-rows // REFERENCE_ROWS) * REFERENCE_ROWS, width, generator=numbers).to(dtype)
+    expected = torch.cat([forward(part) for part in x.split(REFERENCE_ROWS)])[:rows]
+    return torch.equal(forward(x[:rows].contiguous()), expected)
+
+
+def _dtype(forward: Any) -> torch.dtype:
+    """What a product of ours computes in."""
+    return forward._weight.dtype if isinstance(forward, _Plain) else torch.float32
