@@ -1,53 +1,31 @@
-"""The command table: every command, its settings, the function it calls.
+"""The command line, made from the table in `commands`.
 
 Each key of a command's settings is an option (`--learning-rate 1e-5`), may stand in the file given with `--config`, and may be
 written as `learning_rate=1e-5`. Only the module of the command that was asked for is imported, so `manners --help` answers at once.
 """
 
 import contextlib
-import importlib
 import inspect
 import json
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 import manners
-from manners.core.config import Settings, load_settings
+from manners.commands import COMMANDS, GROUPS, Command
+from manners.core.config import load_settings
 from manners.core.console import console
 from manners.core.errors import MannersError
-
-
-class Command(NamedTuple):
-    """A row of the table: where the settings and the function are, and one line of help."""
-
-    module: str
-    settings: str
-    function: str
-    summary: str
-
-
-COMMANDS = {
-    "sft": Command("manners.train.sft", "SFTSettings", "sft", "Fine-tune on demonstrations or plain text."),
-    "dpo": Command("manners.train.preference", "DPOSettings", "dpo", "Train on preference pairs, without a judge."),
-    "generate": Command("manners.reason.generate", "GenerateSettings", "generate", "Answer a prompt, or each prompt of a file."),
-    "chat": Command("manners.reason.chat", "ChatSettings", "chat", "Talk with a model on the terminal."),
-    "logprob": Command("manners.evaluate.logprob", "LogprobSettings", "logprob", "Log-probability of each given answer of a file."),
-    "data inspect": Command("manners.data.inspect", "InspectSettings", "inspect", "What a file holds, and what of it is trained."),
-    "export": Command("manners.model.export", "ExportSettings", "export", "Write a run as a plain folder that transformers loads."),
-    "quickstart": Command(
-        "manners.quickstart", "QuickstartSettings", "quickstart", "SFT, then DPO, on the starter set; show what changed."
-    ),
-}
-"""A name of two words is a command of a group."""
-GROUPS = {"data": "Look at data before training."}
+from manners.core.memory import restart_without_small_cache
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the `manners` command. Leaves with 0, 1 (Manners failed), 2 (bad input) or 130 (interrupted)."""
+    if arguments is None:
+        restart_without_small_cache()
     arguments = [_dashed(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     try:
         _app(arguments)(arguments, standalone_mode=True)
@@ -95,8 +73,7 @@ def _app(arguments: list[str]) -> typer.Typer:
 
 def _callback(row: Command) -> Callable[..., None]:
     """The function typer calls: its signature is made from the settings class, every key an option."""
-    module = importlib.import_module(row.module)
-    kind: type[Settings] = getattr(module, row.settings)
+    kind, function = row.load()
 
     def run(config: str | None = None, as_json: bool = False, overrides: list[str] | None = None, **options: str | None) -> None:
         words = [f"{key}={value}" for key, value in options.items() if value is not None]
@@ -106,7 +83,7 @@ def _callback(row: Command) -> Callable[..., None]:
         settings = load_settings(kind, config, [*words, *given])
         # With --json stdout is for the one line of JSON; what a command prints for people goes where its progress goes.
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-            result = getattr(module, row.function)(settings)
+            result = function(settings)
         if as_json:
             print(json.dumps(result, ensure_ascii=False, default=str))
 
@@ -117,6 +94,8 @@ def _callback(row: Command) -> Callable[..., None]:
         _parameter("as_json", bool, typer.Option("--json", help="End with one line of JSON on stdout, for programs."), False),
     ]
     for key, field in kind.model_fields.items():
+        if key == kind.rest:
+            continue
         name = "--" + key.replace("_", "-")
         default = "needed" if field.is_required() else "" if field.default is None else f"default {field.default}"
         text = " ".join(filter(None, [(field.description or "").replace("\n", " "), default and f"({default})"]))

@@ -17,6 +17,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
     positional: ClassVar[str] = ""
     """The key that the command also takes as a bare word: `manners data inspect FILE`."""
+    rest: ClassVar[str] = ""
+    """The key that takes every key=value word of another key, as a list of words: `manners run RECIPE sft.epochs=3`."""
+    writes: ClassVar[str] = ""
+    """Name for the one file or folder that the command writes as `out`, in a recipe's stage; "" if `out` is its run folder."""
+    silent: ClassVar[frozenset[str]] = frozenset({"out", "save_every"})
+    """Keys that cannot change what comes out: where it is written, and how often."""
 
 
 S = TypeVar("S", bound=Settings)
@@ -35,7 +41,10 @@ def load_settings(kind: type[S], config: str | Path | None = None, overrides: Se
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise InputError(f"'{word}' is not a setting; write key=value, for example epochs=3.")
-        values[key] = _value(kind, key, text)
+        if kind.rest and key not in kind.model_fields:
+            values[kind.rest] = [*values.get(kind.rest, []), word]
+            continue
+        values[key] = read_value(kind, key, text)
         origin[key] = "on the command line"
     return make_settings(kind, values, origin)
 
@@ -48,7 +57,7 @@ def make_settings(kind: type[S], values: dict[str, Any], origin: dict[str, str] 
             where = f" {origin[key]}" if key in origin else ""
             raise InputError(f"unknown setting '{key}'{where}; {nearest(key, kind.model_fields)}")
     # YAML reads 1e-5 as text (it wants 1.0e-5); numbers written so are meant as numbers
-    values = {k: v if _is_text(kind, k) else _number(v) for k, v in values.items()}
+    values = {k: v if is_text(kind, k) else _number(v) for k, v in values.items()}
     try:
         return kind(**values)
     except ValidationError as error:
@@ -56,16 +65,17 @@ def make_settings(kind: type[S], values: dict[str, Any], origin: dict[str, str] 
         key = ".".join(str(part) for part in problem["loc"]) or "settings"
         if problem["type"] == "missing":
             raise InputError(f"the setting '{key}' is needed and was not given; add {key}=... or put it into the config file.") from None
-        where = f" {origin[key]}" if key in origin else ""
+        top = key.partition(".")[0]
+        where = f" {origin[top]}" if top in origin else ""
         said = problem["msg"].removeprefix("Value error, ").rstrip(".")
         said = said.replace("Input should be", "it must be", 1)
         given = f" (given: {'nothing' if problem['input'] is None else repr(problem['input'])})"
         raise InputError(f"the setting '{key}'{where} is wrong: {said[0].lower()}{said[1:]}{given}.") from None
 
 
-def _value(kind: type[Settings], key: str, text: str) -> Any:
+def read_value(kind: type[Settings], key: str, text: str) -> Any:
     """What a word on the command line means: itself where the setting is text (prompts hold ': ', folders are called 2024), else YAML."""
-    if not text or (_is_text(kind, key) and text not in ("null", "~")):
+    if not text or (is_text(kind, key) and text not in ("null", "~")):
         return text or None
     try:
         return yaml.safe_load(text)
@@ -73,7 +83,7 @@ def _value(kind: type[Settings], key: str, text: str) -> Any:
         return text
 
 
-def _is_text(kind: type[Settings], key: str) -> bool:
+def is_text(kind: type[Settings], key: str) -> bool:
     """Whether a setting takes text and nothing else but None."""
     if key not in kind.model_fields:
         return False

@@ -6,7 +6,8 @@
     model/            the result, in the ecosystem's formats
     manifest.json     written last: if it is there, the stage is finished
 
-Finished means skip, a checkpoint without a manifest means resume, else run.
+Finished means skip, a checkpoint without a manifest means resume, else run. A stage of a recipe has a stage.json beside these, which
+`pipeline` writes: what it was made from.
 """
 
 import contextlib
@@ -21,6 +22,9 @@ from filelock import FileLock, Timeout
 
 from manners.core import files
 from manners.core.errors import InputError, MannersError
+
+STAGE = "stage.json"
+"""What `pipeline` keeps of a stage in its folder."""
 
 
 def file_hash(path: str | Path) -> str:
@@ -96,7 +100,7 @@ def open_run(path: str | Path, settings: dict[str, Any], identifying: dict[str, 
         made = not path.exists()
         if path.is_file():
             raise InputError(f"{path} is a file; out= takes a folder.")
-        if path.is_dir() and not (path / "settings.json").exists() and not _untouched(path):
+        if path.is_dir() and not (path / "settings.json").exists() and not untouched(path):
             raise InputError(f"{path} holds other files and is not a run folder; choose another out=.")
         path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path / ".lock")
@@ -105,7 +109,7 @@ def open_run(path: str | Path, settings: dict[str, Any], identifying: dict[str, 
         except Timeout:
             raise InputError(f"another process is running in {path}; wait for it, or choose another out=.") from None
     try:
-        if not _untouched(path):
+        if not untouched(path):
             _check_settings(path, identifying)
         for stale in [*path.glob("*" + files.PARTIAL), *path.glob("checkpoints/*" + files.PARTIAL)]:
             files.remove(stale)
@@ -113,7 +117,7 @@ def open_run(path: str | Path, settings: dict[str, Any], identifying: dict[str, 
         yield RunFolder(path)
     finally:
         # What failed before it began (a misspelt file, say) leaves nothing that the corrected command would stumble over.
-        if _untouched(path):
+        if untouched(path):
             files.remove(path / "settings.json")
             if made:
                 with contextlib.suppress(OSError):  # not empty any more: another process has begun to use it
@@ -122,9 +126,26 @@ def open_run(path: str | Path, settings: dict[str, Any], identifying: dict[str, 
         lock.release()
 
 
-def _untouched(path: Path) -> bool:
+def untouched(path: Path) -> bool:
     """Whether nothing has come of a run yet, so that it may as well be another one."""
-    return path.is_dir() and all(e.name in (".lock", "settings.json") or e.name.endswith(files.PARTIAL) for e in path.iterdir())
+    return path.is_dir() and all(e.name in (".lock", "settings.json", STAGE) or e.name.endswith(files.PARTIAL) for e in path.iterdir())
+
+
+def stage_seconds(out: str | Path) -> dict[str, float]:
+    """Wall time of every finished stage of a recipe's run, in the order in which they ran, by folder: `sft`, or `seed-1/sft`.
+
+    A stage that was interrupted counts the time of all its starts; what a `kill -9` took with it is not known and not in it.
+    """
+    found: list[tuple[float, str, float]] = []
+    for manifest in [*Path(out).glob("*/manifest.json"), *Path(out).glob("seed-*/*/manifest.json")]:
+        made = files.read_json(manifest)
+        kept = manifest.with_name(STAGE)
+        if kept.exists():
+            made = {**made, **files.read_json(kept)}
+        seconds = made.get("seconds") or made.get("wall_seconds")
+        if isinstance(seconds, int | float):
+            found.append((made.get("began", 0.0), manifest.parent.relative_to(out).as_posix(), seconds))
+    return {name: seconds for _, name, seconds in sorted(found)}
 
 
 def _check_settings(path: Path, identifying: dict[str, Any]) -> None:

@@ -1,0 +1,48 @@
+"""The command table: every command, where its settings and its function are, one line of help.
+
+Modules are named, not imported: the command line imports the one that was asked for, a recipe those of its stages.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from manners.core.config import Settings
+
+
+class Command(NamedTuple):
+    """A row of the table: where the settings and the function are, one line of help, and whether a recipe's stage can be one."""
+
+    module: str
+    settings: str
+    function: str
+    summary: str
+    stage: bool = True
+
+    def load(self) -> tuple[type[Settings], Callable[[Any], Any]]:
+        """The settings class and the function. Imports the module."""
+        module = importlib.import_module(self.module)
+        return getattr(module, self.settings), getattr(module, self.function)
+
+
+COMMANDS = {
+    "sft": Command("manners.train.sft", "SFTSettings", "sft", "Fine-tune on demonstrations or plain text."),
+    "dpo": Command("manners.train.preference", "DPOSettings", "dpo", "Train on preference pairs, without a judge."),
+    "generate": Command("manners.reason.generate", "GenerateSettings", "generate", "Answer a prompt, or each prompt of a file."),
+    "label": Command("manners.feedback.labels", "LabelSettings", "label", "Sampled answers to pairs, by the annotator with noise."),
+    "chat": Command("manners.reason.chat", "ChatSettings", "chat", "Talk with a model on the terminal.", stage=False),
+    "logprob": Command("manners.evaluate.logprob", "LogprobSettings", "logprob", "Log-probability of each given answer of a file."),
+    "evaluate": Command("manners.evaluate.prompts", "EvaluateSettings", "evaluate", "Answers to sets of prompts, scored and counted."),
+    "compare": Command("manners.evaluate.compare", "CompareSettings", "compare", "Evaluations side by side: differences and win rates."),
+    "data inspect": Command(
+        "manners.data.inspect", "InspectSettings", "inspect", "What a file holds, and what of it is trained.", stage=False
+    ),
+    "report": Command("manners.report.page", "ReportSettings", "report", "A run's story on one HTML page."),
+    "memory": Command("manners.train.paper", "MemorySettings", "memory", "Memory of a training run on paper.", stage=False),
+    "export": Command("manners.model.export", "ExportSettings", "export", "Write a run as a plain folder that transformers loads."),
+    "run": Command("manners.pipeline", "RunSettings", "run", "Run a recipe: skip what is done, go on with what was begun.", stage=False),
+    "plan": Command("manners.pipeline", "RunSettings", "plan", "What `manners run` would do with a recipe, and why.", stage=False),
+    "schema": Command("manners.recipe.schema", "SchemaSettings", "schema", "JSON schema of a recipe, for editors.", stage=False),
+}
+"""A name of two words is a command of a group."""
+GROUPS = {"data": "Look at data before training."}
