@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ NAMES = {"pairs": ("chosen", "rejected")}
 
 class LogprobSettings(Settings):
     """Settings of `manners logprob`."""
+
+    writes: ClassVar[str] = "rows.jsonl"
 
     model: str = "smollm2-135m-instruct"
     """Folder, run, adapter, hub id or alias."""

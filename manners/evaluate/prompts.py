@@ -1,0 +1,238 @@
+"""`manners evaluate`: a model's answers to sets of prompts, scored, counted and written down.
+
+Greedy answers, so that a model has one answer to a prompt and a second evaluation gives the same. The annotator (`feedback/annotator`)
+scores each: the gold score. How far the model went from its start is measured on samples at temperature 1 instead, because that is
+what the divergence is an expectation over.
+
+    answers.jsonl    a row a prompt: set, id, cluster, prompt, reference, wants, answer, tokens, finish_reason, refused, score, parts
+    kl.jsonl         a row a sample: id, answer, tokens, kl
+    metrics.json     every metric of every set, with intervals
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import BeforeValidator, Field
+
+import manners
+from manners.core import files
+from manners.core.config import Settings
+from manners.core.console import console, progress
+from manners.core.errors import InputError
+from manners.core.records import Group, Prompt
+from manners.core.run import file_hash, open_run
+from manners.data.chat import ChatFormat
+from manners.data.files import read_rows
+from manners.evaluate.intervals import absent, mean_interval
+from manners.evaluate.measures import by_cluster, describe, sets_of
+from manners.feedback import annotator
+from manners.model.draw import Sampling
+from manners.model.load import ModelSource, load_tokenizer, resolve
+from manners.model.logprob import load_frozen, response_logps
+from manners.model.probe import probe
+from manners.model.roles import BASE, Backbone
+from manners.model.sampler import Sampler
+
+MICRO_TOKENS = 2048
+
+
+def as_list(value: Any) -> Any:
+    """Words that commas part as a list; a list as it is."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+class EvaluateSettings(Settings):
+    """Settings of `manners evaluate`."""
+
+    silent: ClassVar[frozenset[str]] = frozenset({"out", "slots"})
+
+    model: str = "smollm2-135m-instruct"
+    """Folder, run, adapter, hub id or alias."""
+    prompts: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
+    """Files of prompts, by commas; a file is a set, called by its name without prompts_."""
+    out: str
+    """Folder to write."""
+    format: str = "auto"
+    """plain, chatml, template (the tokenizer's own), auto."""
+    max_new_tokens: Annotated[int, Field(ge=1)] = 48
+    """Longest answer in tokens."""
+    seed: int = 0
+    """Of the samples that the divergence is measured on; the answers are greedy."""
+    reference: str | None = None
+    """Model to measure the divergence from, as model is named; none leaves it out."""
+    reference_format: str | None = None
+    """The reference's format; none takes the model's."""
+    kl_prompts: Annotated[int, Field(ge=1)] = 50
+    """First prompts of the first set to sample for the divergence."""
+    slots: Annotated[int, Field(ge=1)] = 32
+    """Answers decoded together."""
+
+
+def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
+    """Answer, score and measure; returns what `metrics.json` holds. A finished evaluation is returned as it is."""
+    with open_run(settings.out, settings.model_dump(), identifying(settings)) as run:
+        if run.manifest is not None:
+            console.print(f"{run.path} is finished already; nothing to do")
+            return files.read_json(run.path / "metrics.json")
+        started = time.time()
+        asked = read_prompts(settings.prompts)
+        source = resolve(settings.model)
+        tokenizer = load_tokenizer(source)
+        chat_format = ChatFormat.of(tokenizer, settings.format)
+        backbone, role = load_frozen(source, tokenizer)
+        probe(backbone)
+        sampler = Sampler(backbone, chat_format, role=role, slots=settings.slots)
+        greedy = Sampling(temperature=0.0, max_new_tokens=settings.max_new_tokens)
+        rows = [answered(row, group) for row, group in zip(asked, _sample(sampler, asked, greedy, "answers"), strict=True)]
+        files.write_jsonl(run.path / "answers.jsonl", rows)
+        kl, samples = divergence(settings, source, sampler, [row for row in asked if row["set"] == asked[0]["set"]])
+        files.write_jsonl(run.path / "kl.jsonl", samples)
+        sets = sets_of(rows)
+        seconds = round(time.time() - started, 3)
+        metrics = {
+            "model": settings.model,
+            "format": chat_format.name,
+            "sets": {name: describe([part]) for name, part in sets.items()},
+            "clusters": {name: by_cluster([part]) for name, part in sets.items()},
+            "kl": kl,
+            "seconds": seconds,
+        }
+        files.write_json(run.path / "metrics.json", metrics)
+        run.finish(
+            {
+                "stage": "evaluate",
+                "manners": manners.__version__,
+                "torch": torch.__version__,
+                "settings": settings.model_dump(),
+                "rows": len(rows),
+                "tokens": sum(row["tokens"] for row in rows) + sum(sample["tokens"] for sample in samples),
+                "seconds": seconds,
+            }
+        )
+        means = ", ".join(f"{name} {found['gold']['value']:.3f} ({found['gold']['n']} prompts)" for name, found in metrics["sets"].items())
+        console.print(f"{settings.out}: gold score {means}")
+        return metrics
+
+
+def identifying(settings: EvaluateSettings) -> dict[str, Any]:
+    """What can change the numbers: the settings, the prompts, the annotator, and the runs that the models come from."""
+    content = settings.model_dump(exclude=set(settings.silent))
+    content["prompts_sha256"] = [file_hash(path) if Path(path).is_file() else None for path in settings.prompts]
+    content |= {"annotator": annotator.__name__, "annotator_sha256": annotator.fingerprint()}
+    for key in ("model", "reference"):
+        name = content[key]
+        manifest = Path(name) / "manifest.json" if name else None
+        content[f"{key}_sha256"] = file_hash(manifest) if manifest is not None and manifest.is_file() else None
+    return content
+
+
+def set_name(path: str) -> str:
+    """What a file of prompts is called: `prompts_held_out.jsonl` is the set held_out."""
+    return Path(path).name.split(".")[0].removeprefix("prompts_")
+
+
+def read_prompts(paths: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of all files as `{"set", "id", "cluster", "prompt", "reference", "wants"}`; what a row leaves out is empty.
+
+    Raises InputError for a row without a prompt, two files of one name, and an id that stands twice in a set.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in paths:
+        name, first = set_name(path), len(rows)
+        if any(row["set"] == name for row in rows):
+            raise InputError(f"two files of prompts are called '{name}': rename one of them, since the name tells the sets apart.")
+        seen: set[str] = set()
+        word, numbered = read_rows(path)
+        for number, row in numbered:
+            if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+                raise InputError(f"{path}, {word} {number}: there is no text under 'prompt'; an evaluation asks one question a row.")
+            wants = row.get("wants") or {}
+            if not isinstance(wants, dict):
+                raise InputError(f"{path}, {word} {number}: 'wants' must be an object such as {{\"sentences\": [1, 2]}}.")
+            try:
+                annotator.check_wants(wants)
+            except InputError as error:
+                raise InputError(f"{path}, {word} {number}: {error}") from None
+            label = str(row.get("id") or f"{name}-{number:03d}")
+            if label in seen:
+                raise InputError(f"{path}, {word} {number}: the id '{label}' stands twice; give each prompt one of its own.")
+            seen.add(label)
+            texts = {key: str(row.get(key) or "") for key in ("cluster", "reference")}
+            rows.append({"set": name, "id": label, **texts, "prompt": row["prompt"], "wants": wants})
+        if len(rows) == first:
+            raise InputError(f"{path} holds no prompts.")
+    return rows
+
+
+def answered(row: dict[str, Any], group: Group) -> dict[str, Any]:
+    """A line of `answers.jsonl`."""
+    response = group.responses[0]
+    verdict = annotator.annotate(
+        row["prompt"], response.text, reference=row["reference"], wants=row["wants"], finish_reason=response.finish_reason
+    )
+    return {
+        **row,
+        "answer": response.text,
+        "tokens": len(response.token_ids or []),
+        "finish_reason": response.finish_reason,
+        "refused": bool(annotator.refuses(response.text)),
+        "score": verdict.score,
+        "parts": dict(verdict.parts),
+    }
+
+
+def _sample(sampler: Sampler, rows: Sequence[dict[str, Any]], sampling: Sampling, what: str) -> list[Group]:
+    with progress() as bar:
+        task = bar.add_task(what, total=len(rows), note="")
+        prompts = [Prompt.user(row["prompt"]) for row in rows]
+        return sampler.sample(prompts, sampling, progress=lambda done: bar.update(task, completed=done))
+
+
+# Divergence from the reference ------------------------------------------------------------------------------------------------
+
+
+def divergence(
+    settings: EvaluateSettings, source: ModelSource, sampler: Sampler, rows: Sequence[dict[str, Any]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """KL(model || reference) in nats a response, and the samples that it was estimated on.
+
+    The mean over the first `kl_prompts` prompts, one sample each at temperature 1, of the sum over the sample's tokens (the stop token
+    included) of log p_model - log p_reference. Unbiased, so a single sample may be negative; of answers cut at `max_new_tokens` it
+    covers what was drawn. Absent with a reason where the two models do not read the same tokens.
+    """
+    if settings.reference is None:
+        return absent("no reference was named"), []
+    rows = rows[: settings.kl_prompts]
+    where = resolve(settings.reference)
+    own = sampler.fmt
+    assert isinstance(own, ChatFormat)
+    tokenizer = load_tokenizer(where)
+    fmt = ChatFormat.of(tokenizer, settings.reference_format or (own.template if own.name == "custom" else own.name))
+    prompts = [Prompt.user(row["prompt"]) for row in rows]
+    if fmt.stop_ids != own.stop_ids or any(fmt.prompt_ids(prompt) != own.prompt_ids(prompt) for prompt in prompts):
+        return absent(f"the model is asked in the format {own.name}, the reference in {fmt.name}: they do not read the same tokens"), []
+    if where == source:
+        return {"value": 0.0, "low": 0.0, "high": 0.0, "n": len(rows), "reason": "the model is its own reference"}, []
+    reference = _reference(where, tokenizer, source, sampler.backbone)
+    sampling = Sampling(temperature=1.0, max_new_tokens=settings.max_new_tokens, seed=settings.seed, stage="kl")
+    drawn = _sample(sampler, rows, sampling, "divergence")
+    # Both by the scorer: the sampler may have rounded its weights to float16.
+    encoded = [fmt.encode(group) for group in drawn]
+    owned = list(response_logps(sampler.backbone, sampler.role, encoded, MICRO_TOKENS))
+    scored = response_logps(reference[0], reference[1], encoded, MICRO_TOKENS)
+    samples = []
+    for row, group, [(own_logp, _)], [(reference_logp, tokens)] in zip(rows, drawn, owned, scored, strict=True):
+        samples.append({"id": row["id"], "answer": group.responses[0].text, "tokens": tokens, "kl": own_logp - reference_logp})
+    return mean_interval([[sample["kl"] for sample in samples]]), samples
+
+
+def _reference(where: ModelSource, tokenizer: Any, source: ModelSource, backbone: Backbone) -> tuple[Backbone, str]:
+    """The reference's backbone and role: the weights that are in memory already if the model is an adapter on top of them."""
+    if where.adapter is None and where.base == source.base:
+        return backbone, BASE
+    loaded, role = load_frozen(where, tokenizer)
+    probe(loaded)
+    return loaded, role

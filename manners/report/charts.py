@@ -1,0 +1,168 @@
+"""The page's charts, drawn when the page is built: rows in, SVG text out.
+
+Drawn rather than interactive: an SVG opens offline and without scripts (so nothing that a model wrote can run), prints, and is a
+fortieth of the size of an inlined Vega. Colours are CSS variables of the page, so that one drawing serves light and dark. Every chart
+is drawn twice, for a wide and for a narrow screen, because shrinking one would shrink its text.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+import altair as alt
+import numpy as np
+
+Row = dict[str, Any]
+
+WIDE, NARROW = 760, 300
+"""Width of the drawing area in pixels, about: what labels take comes on top."""
+MODELS = ("start", "as-shipped", "sft", "bon", "dpo")
+OTHERS = 4
+"""Colours for models of other names."""
+_numbers = count(1)
+
+
+def colours(models: Sequence[str]) -> list[str]:
+    """A CSS variable for each model; see style.css."""
+    others = [model for model in models if model not in MODELS]
+    return [f"var(--model-{m})" if m in MODELS else f"var(--other-{others.index(m) % OTHERS})" for m in models]
+
+
+def svg(chart: Any, label: str) -> str:
+    """The chart as an SVG element that can stand beside others in a page."""
+    ink, soft, line = "var(--ink)", "var(--soft)", "var(--line)"
+    axis = {"labelColor": soft, "titleColor": soft, "gridColor": line, "domainColor": line, "tickColor": line}
+    text = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 220}
+    chart = (
+        chart.configure(background="transparent", font="system-ui, sans-serif", aria=False)
+        .configure_view(stroke=None)
+        .configure_axis(**axis, **text, domain=False, ticks=False, labelPadding=6, titlePadding=10)
+        .configure_legend(orient="top", title=None, labelColor=ink, labelFontSize=12, symbolStrokeWidth=2, symbolOpacity=1, columns=5)
+        .configure_header(labelColor=ink, titleColor=soft, labelFontSize=12, labelFontWeight="normal")
+        .configure_title(color=ink, fontSize=13, fontWeight="normal", anchor="start", offset=8)
+        .configure_text(color=ink)
+    )
+    out = io.StringIO()
+    chart.save(out, format="svg")
+    text_of = out.getvalue()
+    # Clip paths are called clip0, clip1, ... in every drawing; in one page each needs a name of its own.
+    number = next(_numbers)
+    text_of = re.sub(r'(id="|url\(#)(clip|gradient)', rf"\1chart{number}-\2", text_of)
+    start = text_of.index("<svg")
+    return text_of[start:].replace("<svg", f'<svg role="img" aria-label="{_attribute(label)}"', 1)
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+
+
+def extent(labels: Sequence[str]) -> float:
+    """Room in pixels for the labels of a vertical axis: what the browser's font takes is not known when the chart is drawn."""
+    return 7.2 * max(map(len, labels), default=0) + 8
+
+
+def ticks(width: int) -> alt.Axis:
+    """So many ticks that their labels have room."""
+    return alt.Axis(tickCount=max(3, width // 90))
+
+
+def data(rows: Sequence[Row]) -> alt.Data:
+    return alt.Data(values=list(rows))
+
+
+def forest(rows: Sequence[Row], width: int) -> str:
+    """Differences with intervals. Rows: pair, set, difference, low, high."""
+    pairs, sets = list(dict.fromkeys(row["pair"] for row in rows)), list(dict.fromkeys(row["set"] for row in rows))
+    colour = alt.Color("set:N", scale=alt.Scale(domain=sets, range=["var(--accent)", "var(--second)", "var(--third)"]), sort=sets)
+    base = alt.Chart(data(rows)).encode(
+        y=alt.Y("pair:N", sort=pairs, title=None, axis=alt.Axis(minExtent=extent(pairs))),
+        yOffset=alt.YOffset("set:N", sort=sets, scale=alt.Scale(paddingInner=0.6, paddingOuter=0.8)),
+    )
+    spans = base.mark_rule(strokeWidth=2.5, strokeCap="round").encode(
+        x=alt.X("low:Q", title="difference in gold score", axis=ticks(width)), x2="high:Q", color=colour
+    )
+    shape = alt.Shape("set:N", scale=alt.Scale(domain=sets, range=["circle", "square", "diamond"]), sort=sets)
+    points = base.mark_point(filled=True, size=70, opacity=1).encode(x="difference:Q", color=colour, shape=shape)
+    nought = alt.Chart(data([{"nought": 0}])).mark_rule(color="var(--soft)", strokeDash=[4, 3]).encode(x="nought:Q")
+    return svg(alt.layer(nought, spans, points).properties(width=width, height=40 * len(pairs)), "Differences in gold score with intervals")
+
+
+def clusters(rows: Sequence[Row], models: Sequence[str], width: int) -> str:
+    """Gold score by cluster and model with intervals. Rows: cluster, model, value, low, high."""
+    names = list(dict.fromkeys(row["cluster"] for row in rows))
+    shades = alt.Scale(domain=list(models), range=colours(models))
+    base = alt.Chart(data(rows)).encode(
+        y=alt.Y("cluster:N", sort=names, title=None, axis=alt.Axis(grid=True, bandPosition=0, minExtent=extent(names))),
+        yOffset=alt.YOffset("model:N", sort=list(models), scale=alt.Scale(paddingOuter=0.6)),
+        color=alt.Color("model:N", scale=shades, sort=list(models), legend=alt.Legend(columns=5 if width > 300 else 3)),
+    )
+    spans = base.mark_rule(strokeWidth=1.5, opacity=0.55).encode(
+        x=alt.X("low:Q", title="gold score", scale=alt.Scale(zero=False), axis=ticks(width)), x2="high:Q"
+    )
+    points = base.mark_point(filled=True, size=42, opacity=1).encode(x="value:Q")
+    return svg(
+        alt.layer(spans, points).properties(width=width, height=(10 * len(models) + 8) * len(names)), "Gold score by cluster and model"
+    )
+
+
+def distributions(scores: dict[str, list[float]], width: int, bins: int = 25) -> str:
+    """A histogram of gold scores for each model, one below the other, with its mean."""
+    everything = [score for values in scores.values() for score in values]
+    low, high = min([0.0, *everything]), max([10.0, *everything])
+    rows = []
+    for model, values in scores.items():
+        shares, edges = np.histogram(values, bins=bins, range=(low, high))
+        rows += [
+            {"model": model, "left": float(a), "right": float(b), "share": n / len(values), "mean": float(np.mean(values))}
+            for n, a, b in zip(shares.tolist(), edges[:-1], edges[1:], strict=True)
+        ]
+    models = list(scores)
+    colour = alt.Color("model:N", scale=alt.Scale(domain=models, range=colours(models)), legend=None)
+    base = alt.Chart().encode(color=colour)
+    bars = base.mark_bar(opacity=0.75, binSpacing=1).encode(
+        x=alt.X("left:Q", title="gold score", scale=alt.Scale(domain=[low, high], nice=False), axis=ticks(width)),
+        x2="right:Q",
+        y=alt.Y("share:Q", title=None, axis=None),
+        y2=alt.datum(0),
+    )
+    means = alt.Chart().mark_rule(strokeWidth=2, color="var(--ink)").encode(x="max(mean):Q")
+    row = alt.Row("model:N", sort=models, title=None, header=alt.Header(labelAngle=0, labelAlign="left", labelPadding=16))
+    chart = alt.layer(bars, means, data=data(rows)).properties(width=width, height=52).facet(row=row, spacing=6)
+    return svg(chart, "Distribution of gold scores by model")
+
+
+def curve(rows: Sequence[Row], title: str, width: int, height: int = 150, reference: float | None = None) -> Any:
+    """One panel of training curves: each step faintly, a moving mean boldly. Rows: step, value, mean, line, seed."""
+    lines = list(dict.fromkeys(row["line"] for row in rows))
+    legend = alt.Legend() if len(lines) > 1 else None
+    colour = alt.Color("line:N", scale=alt.Scale(domain=lines, range=["var(--accent)", "var(--second)", "var(--third)"]), legend=legend)
+    base = alt.Chart(data(rows)).encode(x=alt.X("step:Q", title="step", axis=alt.Axis(tickCount=4)), color=colour, detail="seed:N")
+    y = lambda name: alt.Y(name, title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))
+    layers = [base.mark_line(opacity=0.25, strokeWidth=1).encode(y=y("value:Q")), base.mark_line(strokeWidth=2).encode(y=y("mean:Q"))]
+    if reference is not None:
+        layers.insert(0, alt.Chart(data([{"at": reference}])).mark_rule(color="var(--soft)", strokeDash=[4, 3]).encode(y="at:Q"))
+    return alt.layer(*layers).properties(width=width, height=height, title=title)
+
+
+def panels(charts: Sequence[Any], wide: bool, label: str) -> str:
+    """Panels with axes of their own: side by side on a wide screen, below each other on a narrow one."""
+    joined = alt.hconcat(*charts, spacing=28) if wide else alt.vconcat(*charts, spacing=24)
+    return svg(joined.resolve_scale(color="independent", x="independent", y="independent"), label)
+
+
+def gold_against_kl(rows: Sequence[Row], width: int) -> str:
+    """Gold score over divergence, with both intervals. Rows: model, kl, kl_low, kl_high, gold, gold_low, gold_high."""
+    models = [row["model"] for row in rows]
+    scale = alt.Scale(domain=models, range=colours(models))
+    base = alt.Chart(data(rows)).encode(color=alt.Color("model:N", scale=scale, legend=None))
+    y = lambda name: alt.Y(name, title="gold score", scale=alt.Scale(zero=False, padding=14))
+    x = lambda name: alt.X(name, title="KL from the start, nats a response", scale=alt.Scale(padding=18), axis=ticks(width))
+    across = base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(x=x("kl_low:Q"), x2="kl_high:Q", y=y("gold:Q"))
+    upright = base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(x=x("kl:Q"), y=y("gold_low:Q"), y2="gold_high:Q")
+    points = base.mark_point(filled=True, size=90, opacity=1).encode(x=x("kl:Q"), y=y("gold:Q"))
+    names = base.mark_text(align="left", dx=9, dy=-9, fontSize=13).encode(x=x("kl:Q"), y=y("gold:Q"), text="model:N")
+    return svg(
+        alt.layer(across, upright, points, names).properties(width=width, height=260), "Gold score against divergence from the start"
+    )
