@@ -1,4 +1,4 @@
-# make quickstart   prepare .venv, train SmolLM2-135M through SFT and DPO, print what changed
+# make quickstart   prepare .venv, then recipes/quickstart.yaml: train SmolLM2-135M, measure what changed, write a report
 # make test         run the tests
 # make install      only prepare (or bring up to date) .venv
 # make check-data   run the checks that need the development data beside the project
@@ -21,7 +21,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: install
-	$(BIN)/manners quickstart
+	$(BIN)/manners run recipes/quickstart.yaml
 
 test: install
 	$(BIN)/python -m pytest -m 'not shared'

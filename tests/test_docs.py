@@ -13,6 +13,7 @@ from manners.cli import COMMANDS
 from manners.core.config import Settings, load_settings
 from manners.core.errors import InputError
 from manners.core.files import read_jsonl
+from manners.feedback.labels import LabelSettings
 from manners.reason.chat import ChatSettings
 from manners.train import preference, sft
 from tests.markdown import DOCS, ROOT, blocks, code, links, table
@@ -62,6 +63,13 @@ def test_the_settings_table_of_chat():
     rows = table(page("chat"), "Setting")
     assert rows.keys() == ChatSettings.model_fields.keys()
     assert all(is_default(rows[key][0].strip("`"), field.default) for key, field in ChatSettings.model_fields.items())
+
+
+def test_the_settings_table_of_label():
+    rows = table(page("annotator"), "Setting")
+    assert rows.keys() == LabelSettings.model_fields.keys()
+    for key, field in LabelSettings.model_fields.items():
+        assert rows[key][0] == "needed" if field.is_required() else is_default(rows[key][0].strip("`"), field.default), key
 
 
 def test_defaults_are_read_strictly():
@@ -169,11 +177,11 @@ def played(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """The runs and the names that the blocks of python.md leave behind, on a tiny model and a few short rows."""
     folder = tmp_path_factory.mktemp("python")
     values = {"MODEL": str(tiny_model), "RUNS": str(folder / "runs")}
-    for name in ("demonstrations", "pairs", "prompts"):
-        lines = (STARTER / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    for name, file in (("DEMONSTRATIONS", "demonstrations.jsonl"), ("PAIRS", "pairs.jsonl"), ("PROMPTS", "prompts_test.jsonl")):
+        lines = (STARTER / file).read_text(encoding="utf-8").splitlines(keepends=True)
         short = sorted(lines, key=len)[:6]
-        (folder / f"{name}.jsonl").write_text("".join(short), encoding="utf-8")
-        values[name.upper()] = str(folder / f"{name}.jsonl")
+        (folder / file).write_text("".join(short), encoding="utf-8")
+        values[name] = str(folder / file)
     names: dict[str, Any] = {"__name__": "page"}
     for index, (number, text) in enumerate(blocks(page("python"), "python")):
         source = put_in_place(text, values) if index == 0 else text

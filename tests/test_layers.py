@@ -11,8 +11,9 @@ import manners
 
 PACKAGE = Path(manners.__file__).parent
 LAYERS = [
-    {"cli", "quickstart", "__main__"},
-    {"pipeline", "serve", "report"},
+    {"cli", "__main__"},
+    {"pipeline", "serve", "recipe", "commands"},
+    {"report"},
     {"train"},
     {"evaluate"},
     {"reason"},
@@ -127,7 +128,7 @@ def test_every_module_can_be_imported_and_says_nothing():
 
 def test_core_and_the_command_line_come_without_torch():
     """So that `manners --help` answers at once."""
-    names = [dotted(path) for path in modules(PACKAGE / "core")] + ["manners.cli"]
+    names = [dotted(path) for path in modules(PACKAGE / "core")] + ["manners.cli", "manners.commands"]
     told = f"import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)\nprint(sorted({HEAVY} & set(sys.modules)))"
     done = python("-c", told, *names)
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr

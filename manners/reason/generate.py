@@ -1,7 +1,7 @@
 """Answers of a model: to one prompt on the terminal, or to every prompt of a file."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ SAMPLING_KEYS = {"temperature", "top_k", "top_p", "min_p", "max_new_tokens", "mi
 
 class GenerateSettings(Settings):
     """Settings of `manners generate`."""
+
+    writes: ClassVar[str] = "rows.jsonl"
 
     model: str = "smollm2-135m-instruct"
     """Folder, run, adapter, hub id or alias."""

@@ -188,23 +188,9 @@ class Learner:
         coefficients: dict[str, float] = {}
         measured: dict[str, list[float]] = {}
         for micro, expected in zip(micros, announced, strict=True):
-            with self.backbone.role(self.role):
-                scores = self.backbone.score(micro.tree, entropy=True)
-            found = loss(scores, micro)
-            if {name: term.weight for name, term in found.terms.items()} != expected:
-                raise RuntimeError(f"a loss announced weights {expected} and returned others")
-            parts = [t.total * (t.coefficient / weights[name]) for name, t in found.terms.items() if weights[name] > 0]
-            if parts:
-                torch.stack(parts).sum().backward()
-            for name, term in found.terms.items():
-                totals[name] += float(term.total.detach())
-                coefficients[name] = term.coefficient
-            assert scores.entropy_N is not None
-            entropy = {"entropy": (float(scores.entropy_N.sum()), float(micro.tree.targets))}
-            for name, (total, weight) in {**found.metrics, **entropy}.items():
-                pair = measured.setdefault(name, [0.0, 0.0])
-                pair[0] += total
-                pair[1] += weight
+            for name, (total, coefficient) in self._differentiate(micro, expected, weights, loss, measured).items():
+                totals[name] += total
+                coefficients[name] = coefficient
         means = {name: total / weights[name] if weights[name] else 0.0 for name, total in totals.items()}
         return {
             "loss": sum(coefficients.get(name, 1.0) * mean for name, mean in means.items()),
@@ -212,6 +198,30 @@ class Learner:
             **{name: total / weight if weight else 0.0 for name, (total, weight) in measured.items()},
             "micro_batches": len(micros),
         }
+
+    def _differentiate(
+        self, micro: Micro, expected: dict[str, float], weights: dict[str, float], loss: Loss, measured: dict[str, list[float]]
+    ) -> dict[str, tuple[float, float]]:
+        """Add one micro-batch's gradient to `.grad` and its metrics to `measured`; returns total and coefficient of each term.
+
+        No tensor leaves it: what is left of a graph lies in pieces all over the heap, and the next one's tensors, a little larger,
+        would not fit between them.
+        """
+        with self.backbone.role(self.role):
+            scores = self.backbone.score(micro.tree, entropy=True)
+        found = loss(scores, micro)
+        if {name: term.weight for name, term in found.terms.items()} != expected:
+            raise RuntimeError(f"a loss announced weights {expected} and returned others")
+        parts = [t.total * (t.coefficient / weights[name]) for name, t in found.terms.items() if weights[name] > 0]
+        if parts:
+            torch.stack(parts).sum().backward()
+        assert scores.entropy_N is not None
+        entropy = {"entropy": (float(scores.entropy_N.sum()), float(micro.tree.targets))}
+        for name, (total, weight) in {**found.metrics, **entropy}.items():
+            pair = measured.setdefault(name, [0.0, 0.0])
+            pair[0] += total
+            pair[1] += weight
+        return {name: (float(term.total.detach()), term.coefficient) for name, term in found.terms.items()}
 
     def _sum_over_processes(self, announced: list[dict[str, float]]) -> dict[str, float]:
         names = sorted({name for weights in announced for name in weights})

@@ -1,10 +1,10 @@
 """What a run is about to do, said before it does it: rows, checks, steps, memory."""
 
-import psutil
 import torch
 
 from manners.core.console import console
 from manners.model.roles import BASE
+from manners.train import memory
 from manners.train.learner import count_steps
 from manners.train.stage import Stage, TrainSettings
 
@@ -28,7 +28,8 @@ def describe(settings: TrainSettings, stage: Stage, learning_rate: float) -> Non
         f"plan: {steps:,} steps of {settings.batch_size} rows, learning rate {learning_rate:g} ({settings.schedule}), "
         f"micro-batches of {settings.micro_tokens:,} tokens, seed {settings.seed}, {torch.get_num_threads()} threads"
     )
-    console.print(f"memory: {memory(stage)}")
+    stage.memory = memory.plan(stage.backbone, stage.role, stage.groups, settings)
+    console.print(f"memory: {memory.sentence(stage.memory, stage.backbone.device)}")
 
 
 def _rows(settings: TrainSettings, stage: Stage) -> None:
@@ -55,15 +56,3 @@ def _checks(stage: Stage) -> None:
     )
     sampler = "" if stage.sampler_gap is None else f", sampler equals scorer within {stage.sampler_gap:.1g}"
     console.print(f"checks: tree equals plain within {stage.probe_gap:.1g} nats a token{sampler}")
-
-
-def memory(stage: Stage) -> str:
-    """Weights, gradients with optimizer, and what is free, in gigabytes, as a sentence. Activations come on top."""
-    weights = sum(p.numel() * p.element_size() for p in stage.backbone.model.parameters())
-    trained = sum(p.numel() * p.element_size() for p in stage.backbone.trainable(stage.role).values())
-    device = stage.backbone.device
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return (
-        f"weights {weights / 1e9:.2f} GB, gradients and AdamW {3 * trained / 1e9:.2f} GB, free {free / 1e9:.1f} GB "
-        "(activations come on top: lower micro_tokens, or set checkpointing=true, if they do not fit)"
-    )

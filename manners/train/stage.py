@@ -33,6 +33,7 @@ from manners.model.load import ModelSource, load_model, load_tokenizer, resolve
 from manners.model.probe import check_length, probe
 from manners.model.roles import BASE, Backbone, Lora
 from manners.train.learner import Learner, Loss, OptimizerSettings, batches
+from manners.train.memory import MemoryPlan, measured
 
 POLICY = "policy"
 """The role that is trained when fine-tuning by LoRA; full fine-tuning trains BASE."""
@@ -82,6 +83,8 @@ class Stage:
     """Largest difference in nats between sampler and scorer; None for plain text, which has no prompt to sample from."""
     counts: dict[str, Any]
     """The four counts of data.checks."""
+    memory: MemoryPlan | None = None
+    """What the run is expected to take, once `plan.describe` has counted it."""
 
 
 def identifying(settings: TrainSettings, stage: str) -> dict[str, Any]:
@@ -212,10 +215,13 @@ def finish(run: RunFolder, stage: Stage, settings: TrainSettings, name: str, sta
         "tree_against_plain_nats": stage.probe_gap,
         "sampler_against_scorer_nats": stage.sampler_gap,
         "counts": stage.counts,
+        "memory": measured(stage.memory, stage.backbone.device) if stage.memory is not None else None,
         **extra,
     }
     run.finish(manifest)
     losses = f", loss {steps[0]['loss']:.3f} at first, {steps[-1]['loss']:.3f} at last" if steps else ""
+    if taken := manifest["memory"]:
+        console.print(f"memory: {taken['planned'] / 1e9:.2f} GB planned, {taken['measured'] / 1e9:.2f} GB measured")
     console.print(f"{name} is finished after {len(steps):,} steps{losses}; the model is in {run.path / 'model'}")
     return manifest
 

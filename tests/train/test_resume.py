@@ -82,7 +82,7 @@ def test_the_real_command_killed_four_times(tmp_path):
 
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_go_on(tiny, tmp_path):
     command = [sys.executable, "-m", "manners", "sft", f"model={tiny}", f"data={starter('demonstrations.jsonl')}", "format=plain"]
-    command += ["epochs=15", "batch_size=6", "save_every=10000"]
+    command += ["rows=60", "epochs=15", "batch_size=6", "save_every=10000"]
     out = tmp_path / "run"
     single = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*command, f"out={out}"], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=single)
