@@ -24,9 +24,10 @@ from manners.train.learner import OptimizerSettings, batches
 
 MOMENTS = 2
 """AdamW keeps a mean gradient and a mean square for each trained weight."""
-HOLES = 100e6, 0.05
-"""What is added on a CPU for memory that is neither a tensor's nor free for one: bytes, and a share of what training allocates. Fitted
-to the runs of docs/memory.md (glibc 2.36, torch 2.13), not derived."""
+HOLES, CHECKPOINTED_HOLES, HOLES_SHARE = 100e6, 400e6, 0.05
+"""What is added on a CPU for memory that is neither a tensor's nor fit for one: bytes, bytes with checkpointing (which leaves what it
+keeps scattered among what it drops), and a share of what training allocates. Fitted to the runs of docs/memory.md (glibc 2.36, torch
+2.13), not derived."""
 STEPS = 1000
 """So many steps at the start of a run are searched for its heaviest micro-batch."""
 
@@ -46,7 +47,7 @@ class MemoryPlan:
     kept: int
     """The part of the activations that waits for backward."""
     holes: int
-    """What the allocator and the kernels take besides, estimated (see HOLES)."""
+    """What the allocator and the kernels take besides, estimated (see `HOLES`)."""
     tokens: int
     """Tokens of the micro-batch that was counted."""
     loading: int
@@ -70,7 +71,8 @@ def plan(backbone: Backbone, role: str, groups: Sequence[TokenGroup], settings: 
     weights, adapter, trained = sizes(backbone, role)
     libraries = _libraries(backbone.device, weights + adapter)
     moments, activations = MOMENTS * trained, traced.peak - traced.gradients
-    holes = 0 if backbone.device.type == "cuda" else int(HOLES[0] + HOLES[1] * (moments + traced.peak))
+    least = CHECKPOINTED_HOLES if settings.checkpointing else HOLES
+    holes = 0 if backbone.device.type == "cuda" else int(least + HOLES_SHARE * (moments + traced.peak))
     tokens = sum(g.tokens for g in heaviest)
     return MemoryPlan(libraries, weights, adapter, moments, traced.gradients, activations, traced.kept, holes, tokens, loading, exact)
 
