@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 
@@ -35,7 +34,7 @@ from manners.core import files
 from manners.core.config import Settings
 from manners.core.console import console
 from manners.core.errors import InputError, MannersError, nearest
-from manners.core.run import STAGE, identity, open_run, untouched
+from manners.core.run import STAGE, hold, identity, open_run, untouched
 from manners.recipe.content import content_of, difference, label
 from manners.recipe.read import Recipe, find, read_recipe
 from manners.recipe.stages import Stage, resolve
@@ -150,12 +149,7 @@ def _locked(out: Path) -> Iterator[None]:
         if Path.cwd().is_relative_to(out.absolute()):
             raise InputError(f"{out} holds the folder you are in; a recipe's out= is a folder of its own, for example runs/first.")
         made = [folder for folder in (out, *out.parents) if not folder.exists()]
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(f"another process is running a recipe in {out}; wait for it, or choose another out=.") from None
+        lock = hold(out, "running a recipe")
     try:
         yield
     finally:

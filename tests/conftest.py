@@ -68,13 +68,19 @@ class Outcome(NamedTuple):
 
 
 @pytest.fixture
-def manners(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Outcome]]:
-    """Run the command in this process, without a network: `manners("sft", "data=x", ...)`.
-
-    On one thread: so small a model gains nothing from two, and on a busy machine they wait for each other.
-    """
+def one_thread() -> Iterator[None]:
+    """Two threads that share their cores with other programs wait for each other at every one of many tiny products."""
     import torch
 
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def manners(one_thread: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Run the command in this process, without a network: `manners("sft", "data=x", ...)`."""
     from manners.cli import main
     from manners.core import network
     from manners.core.console import console
@@ -90,10 +96,7 @@ def manners(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         code = left.value.code
         return Outcome(code if isinstance(code, int) else int(code is not None), out.splitlines(), " ".join(err.split()))
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield run
-    torch.set_num_threads(threads)
+    return run
 
 
 def tree(folder: Path) -> list[str]:

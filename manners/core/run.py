@@ -88,6 +88,17 @@ class RunFolder:
         files.remove(self.path / "checkpoints")
 
 
+def hold(path: Path, doing: str = "running") -> FileLock:
+    """Make a folder and hold it for this process alone, until the lock is released. Raises InputError if another process holds it."""
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"another process is {doing} in {path}; wait for it, or choose another out=.") from None
+    return lock
+
+
 @contextmanager
 def open_run(path: str | Path, settings: dict[str, Any], identifying: dict[str, Any]) -> Iterator[RunFolder]:
     """Open or make a run folder for exactly one process.
@@ -102,12 +113,7 @@ def open_run(path: str | Path, settings: dict[str, Any], identifying: dict[str, 
             raise InputError(f"{path} is a file; out= takes a folder.")
         if path.is_dir() and not (path / "settings.json").exists() and not untouched(path):
             raise InputError(f"{path} holds other files and is not a run folder; choose another out=.")
-        path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(f"another process is running in {path}; wait for it, or choose another out=.") from None
+        lock = hold(path)
     try:
         if not untouched(path):
             _check_settings(path, identifying)

@@ -12,7 +12,8 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from manners.core.errors import MannersError
 from manners.model.roles import Backbone
 from manners.ops.products import product
 
@@ -36,13 +38,12 @@ _decoders: "weakref.WeakKeyDictionary[Backbone, tuple[tuple[Any, ...], Decoder]]
 
 def decoder_of(backbone: Backbone, role: str, packed: bool | None = None) -> "Decoder":
     """The decoder of a role's present weights; the last one made is kept until a weight changes. `packed` None: where it can be."""
-    packed = can_pack(backbone.model) if packed is None else packed
     versions = tuple((p.data_ptr(), p._version) for p in backbone.model.parameters())
     key = (role, packed, versions)
     if backbone in _decoders and _decoders[backbone][0] == key:
         return _decoders[backbone][1]
-    _decoders.pop(backbone, None)  # before the new one is made: two copies need not fit
-    decoder = Decoder(backbone, role, packed)
+    forget(backbone)  # before the new one is made: two copies need not fit
+    decoder = Decoder(backbone, role, can_pack(backbone.model) if packed is None else packed)
     _decoders[backbone] = (key, decoder)
     return decoder
 
@@ -79,6 +80,8 @@ class _Packed:
     """x W^T + b with W in float16, packed once (`pack`) for the kernels of FBGEMM, and x in float32."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
+        if weight.numel() and float(weight.abs().max()) > LARGEST:  # the base's fit (`can_pack`), but an adapter may have added
+            raise MannersError("a weight merged with its adapter is beyond float16's range: the adapter may have diverged.")
         self._given: tuple[Tensor, Tensor | None] | None = (weight.contiguous(), bias)
         self._packed: Any = None
 
@@ -127,7 +130,7 @@ class Decoder:
     """The forwards that decode as one role, and what is known of row numbers. Made by `decoder_of`."""
 
     def __init__(self, backbone: Backbone, role: str, packed: bool):
-        self._model, self.role, self.packed = weakref.ref(backbone.model), role, packed
+        self.role, self.packed = role, packed
         self._forwards: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = []
         self._products: dict[tuple[str, int, int], tuple[int, Callable[[Tensor], Tensor]]] = {}
         self._stable: dict[int, bool] = {}
@@ -138,7 +141,7 @@ class Decoder:
     def _make(self, model: PreTrainedModel) -> None:
         inner = {id(child) for m in model.modules() if isinstance(m, LoraLinear) for child in m.modules() if child is not m}
         layers = {id(m): m for m in model.modules() if id(m) not in inner and type(m) in (nn.Linear, LoraLinear)}
-        merged = {key: _merged(layer) for key, layer in layers.items()}
+        merges = {key: _merge_of(layer) for key, layer in layers.items()}
         kind = _Packed if self.packed else _Plain
         # Packing a matrix takes one thread; what is merged next and what is packed now are done side by side.
         pool, packing = ThreadPoolExecutor(torch.get_num_threads()), []
@@ -154,26 +157,25 @@ class Decoder:
             for names in TOGETHER if self.packed else ():
                 group = [getattr(parent, name, None) for name in names]
                 ids = [id(m) for m in group]
-                found = [merged.get(i) for i in ids]
-                if any(f is None for f in found) or done & set(ids) or len({f[0].shape[1] for f in found if f}) > 1:
+                found = [merge for i in ids if (merge := merges.get(i)) is not None]
+                inputs, biased = {merge.weight.shape[1] for merge in found}, {merge.bias is None for merge in found}
+                if len(found) < len(names) or done & set(ids) or len(inputs) > 1 or len(biased) > 1:
                     continue
-                weights, biases = [f[0] for f in found if f], [f[1] for f in found if f]
-                if len({b is None for b in biases}) > 1:
-                    continue
-                together = _Together(make_one, weights, biases)
+                weights = [merge.merged() for merge in found]
+                together = _Together(make_one, weights, [merge.bias for merge in found])
                 self._forwards += [(m, together.part(i)) for i, m in enumerate(group) if m is not None]
                 self._try(kind.__name__, weights[0].shape[1], sum(w.shape[0] for w in weights), together.product)
                 done |= set(ids)
         for key, layer in layers.items():
-            found = merged[key]
-            if found is None:
+            merge = merges[key]
+            if merge is None:
                 base: Any = layer.base_layer
                 width, height = base.weight.shape[::-1] if type(base) is nn.Linear else base.weight.shape
                 self._try("own", width, height, layer)
             elif key not in done:
-                forward = make_one(*found)
+                forward = make_one(merge.merged(), merge.bias)
                 self._forwards.append((layer, forward))
-                self._try(kind.__name__, found[0].shape[1], found[0].shape[0], forward)
+                self._try(kind.__name__, merge.weight.shape[1], merge.weight.shape[0], forward)
         for module in model.modules():
             if isinstance(module, Conv1D):
                 self._try("transposed", module.weight.shape[0], module.nf, module)
@@ -215,22 +217,32 @@ class Decoder:
         return self._stable[rows]
 
 
-def _merged(layer: Any) -> tuple[Tensor, Tensor | None] | None:
-    """Weight and bias of a linear layer with what its active adapter adds; None where it cannot be merged."""
-    if type(layer) is nn.Linear:
-        return layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
-    base = layer.base_layer
-    if type(base) is not nn.Linear or layer.merged_adapters:
+class _Merge(NamedTuple):
+    """A linear layer and the active adapter that is to be merged into it, if any."""
+
+    weight: Tensor
+    bias: Tensor | None
+    delta: Callable[[], Tensor] | None
+
+    def merged(self) -> Tensor:
+        """The weight with what the adapter adds: a copy, so made only when it is used."""
+        return self.weight if self.delta is None else self.weight + self.delta().to(self.weight.dtype)
+
+
+def _merge_of(layer: Any) -> _Merge | None:
+    """How a linear layer is merged; None where it cannot be."""
+    base = layer.base_layer if isinstance(layer, LoraLinear) else layer
+    if type(base) is not nn.Linear:
         return None
     weight, bias = base.weight.detach(), None if base.bias is None else base.bias.detach()
-    if layer._disable_adapters:
-        return weight, bias
+    if base is layer or layer._disable_adapters:
+        return _Merge(weight, bias, None)
     [name] = layer.active_adapters if len(layer.active_adapters) == 1 else [None]
-    if name not in layer.lora_A:
-        return None if name is None else (weight, bias)
-    if name in layer.lora_variant or layer.lora_B[name].bias is not None:
+    if name is None or layer.merged_adapters or name in layer.lora_variant:
         return None
-    return weight + layer.get_delta_weight(name).to(weight.dtype), bias
+    if name not in layer.lora_A:
+        return _Merge(weight, bias, None)
+    return None if layer.lora_B[name].bias is not None else _Merge(weight, bias, partial(layer.get_delta_weight, name))
 
 
 def _stable(forward: Callable[[Tensor], Tensor], width: int, rows: int) -> bool:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from manners.core.errors import MannersError
 from manners.core.records import TokenGroup, TokenResponse
 from manners.model import cache, decoder
 from manners.model.decoder import can_pack, decoder_of
@@ -173,3 +174,15 @@ def test_slots_together_equal_slots_one_by_one(monkeypatch):
         assert shared >= 1
         assert one.policy_logprobs[:shared] == pytest.approx(other.policy_logprobs[:shared], abs=1e-4)
     assert sum(a.token_ids == c.token_ids for a, c in zip(fast, slow, strict=True)) >= 5
+
+
+@packs
+def test_an_adapter_that_diverged_is_not_packed():
+    b = with_adapters()
+    b.model.float()
+    layer = b.model.model.layers[0].mlp.up_proj
+    with torch.no_grad():
+        layer.lora_A["policy"].weight.fill_(1e3)
+        layer.lora_B["policy"].weight.fill_(1e3)
+    with pytest.raises(MannersError, match="float16's range"):
+        decoder_of(b, "policy", packed=True)

@@ -1,7 +1,6 @@
 """Draws against a slow oracle in float64: the right token for every u, its log-probability, ties, and frequencies."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,6 +11,8 @@ from manners.core.chance import uniform
 from manners.core.errors import InputError
 from manners.model import draw as module
 from manners.model.draw import Sampling, draw, policy_logps, stream_key
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SETTINGS = [
     {},
@@ -32,15 +33,6 @@ SETTINGS = [
     {"temperature": 1.5, "top_k": 300, "top_p": 0.99},
     {"temperature": 1.3, "top_p": 0.97, "min_p": 0.001},
 ]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads that share their cores with other programs wait for each other at every one of many tiny products."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def oracle(logits: list[float], s: Sampling, forbidden: frozenset[int] = frozenset()) -> list[tuple[int, float]]:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -24,17 +24,10 @@ from tests.model.test_roles import backbone as with_adapters
 from tests.model.test_roles import disturb
 from tests.oracles import float64_everywhere
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 NEVER: frozenset[int] = frozenset()
 STOP = frozenset({2, 7, 11, 19, 23})
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads that share their cores with other programs wait for each other at every one of many tiny products."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class LetterFormat:

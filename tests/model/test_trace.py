@@ -9,15 +9,7 @@ from manners.model.trace import Ledger, Traced, shadow, trace
 from manners.model.tree import TokenTree, pack
 from tests.families import tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
 
 
 def group(prompt: int, *responses: int) -> TokenGroup:

@@ -16,16 +16,10 @@ from tests.markdown import table as rows_of
 from tests.tiny import tiny_llama
 from tests.train.test_memory import rows as some_rows
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PAGE = (DOCS / "memory.md").read_text(encoding="utf-8")
 SMALL = {"hidden": 64, "heads": 4, "kv_heads": 2, "intermediate": 96, "vocabulary": 300, "prompt": 24, "response": 16}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small(**changes) -> MemorySettings:
