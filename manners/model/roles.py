@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from manners.core.errors import InputError, nearest
 from manners.core.memory import keep_freed_memory
 from manners.model import attention, fused, score
+from manners.model.score import Scores
 from manners.model.tree import TokenTree
 
 BASE = "base"
@@ -56,6 +57,7 @@ class Backbone:
         self._configs: dict[str, LoraConfig] = {}
         self._active = BASE
         self._layers: list[BaseTunerLayer] = []
+        self.heads: dict[str, nn.Linear] = {}
         if model.config._attn_implementation != attention.NAME:
             model.set_attn_implementation(attention.NAME)
         model.eval().requires_grad_(False)
@@ -197,6 +199,24 @@ class Backbone:
         targets = config.target_modules or ()
         return Lora(config.r, config.lora_alpha, targets if isinstance(targets, str) else sorted(targets))
 
+    # --- heads ---------------------------------------------------------------------------------------------------------------
+
+    def add_head(self, role: str, outputs: int = 1, *, seed: int = 0, zero: bool = False, trainable: bool = True) -> None:
+        """Give a role a linear head on its last hidden states: a reward, a value, or the logits of `outputs` classes.
+
+        Weights are drawn from N(0, 1/(D+1)) and the bias is 0 (Stiennon 2020; lm-human-preferences); with `zero` the weights are 0,
+        too, so that values begin at 0. The head computes in float32, or in float64 under a float64 model.
+        """
+        if role not in self._adapters:
+            raise KeyError(f"no role '{role}'; {nearest(role, self._adapters)}")
+        width = self.model.config.get_text_config().hidden_size
+        head = nn.Linear(width, outputs, dtype=torch.promote_types(self.model.dtype, torch.float32), device=self.device)
+        with torch.no_grad():
+            drawn = torch.randn(outputs, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) / (width + 1) ** 0.5
+            head.weight.copy_(torch.zeros_like(drawn) if zero else drawn)
+            head.bias.zero_()
+        self.heads[role] = head.requires_grad_(trainable)
+
     # --- weights -------------------------------------------------------------------------------------------------------------
 
     def _parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -209,10 +229,12 @@ class Backbone:
                 parameter.requires_grad_(True)
 
     def trainable(self, role: str) -> dict[str, nn.Parameter]:
-        """The trainable parameters of a role by name: of its adapter, or of the base."""
+        """The trainable parameters of a role by name: of its adapter, or of the base, and of its head if it has one."""
         adapter = self._adapters[role]
         mine = (lambda n: not _is_adapter(n)) if adapter is None else (lambda n: f".{adapter}." in n)
-        return {n: p for n, p in self._parameters() if p.requires_grad and mine(n)}
+        found = {n: p for n, p in self._parameters() if p.requires_grad and mine(n)}
+        head = self.heads[role].named_parameters(prefix=f"head.{role}") if role in self.heads else ()
+        return found | {n: p for n, p in head if p.requires_grad}
 
     @property
     def device(self) -> torch.device:
@@ -233,9 +255,23 @@ class Backbone:
         """`context_fn` of torch's checkpoint: (around the forward, around its recompute)."""
         return _Nothing(), _Restore(self, self._active, attention.current_pattern())
 
-    def score(self, tree: TokenTree, *, temperature: float = 1.0, entropy: bool = False) -> score.Scores:
-        """Log-probabilities of the tree's response tokens under the active role (see `score.score`)."""
-        return score.score(self.model, tree.to(self.device), temperature=temperature, entropy=entropy, recompute=self.recompute)
+    def score(self, tree: TokenTree, *, temperature: float = 1.0, entropy: bool = False, value: str | None = None) -> Scores:
+        """Log-probabilities of the tree's response tokens under the active role (see `score.score`); with `value`, what the head of
+        that role makes of the same hidden states, too."""
+        head = None if value is None else self.heads[value]
+        return score.score(
+            self.model, tree.to(self.device), temperature=temperature, entropy=entropy, recompute=self.recompute, value_head=head
+        )
+
+    def values(self, tree: TokenTree, role: str) -> Scores:
+        """`value_N` of a role's trunk and head; one pass, without logits."""
+        with self.role(role):
+            return score.values(self.model, tree.to(self.device), self.heads[role])
+
+    def rewards(self, tree: TokenTree, role: str) -> Scores:
+        """`reward_RK` of a role's trunk and head; one pass, without logits. Raises ValueError for a response without a trained token."""
+        with self.role(role):
+            return score.rewards(self.model, tree.to(self.device), self.heads[role])
 
 
 class _Nothing(AbstractContextManager[None]):

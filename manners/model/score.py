@@ -27,12 +27,18 @@ CHUNK_BYTES = 32 * 2**20
 
 @dataclass(slots=True)
 class Scores:
-    """What a model says of the responses of a tree: `logp_N`, and `entropy_N` in nats where it was asked for (a metric: detached)."""
+    """What a model says of the responses of a tree.
+
+    `logp_N`, and where they were asked for `entropy_N` in nats (a metric: detached), `value_N` (of the state before each token) and
+    `reward_RK` (at each response's last token, one column an output of the head). A pass of the trunk alone has no `logp_N`: it is empty.
+    """
 
     logp_N: Tensor
     response_N: Tensor
     responses: int
     entropy_N: Tensor | None = None
+    value_N: Tensor | None = None
+    reward_RK: Tensor | None = None
 
     @property
     def logp_R(self) -> Tensor:
@@ -85,15 +91,40 @@ def score(
     temperature: float = 1.0,
     entropy: bool = False,
     recompute: Any = None,
+    value_head: nn.Linear | None = None,
 ) -> Scores:
     """Log-probability of every response token of the tree under the model, differentiable.
 
     Logits are divided by `temperature` before the softmax (algorithms: the same at sampling, scoring and learning, or ratios are
     not 1). `recompute` is the `context_fn` for what is recomputed in backward (see roles.Backbone); entropy is a detached metric.
+    With `value_head` the same hidden states give `value_N`, too.
     """
     hidden_ND = trunk(model, tree).index_select(0, tree.predictor_N)
     logp_N, entropy_N = token_logps(Head.of(model), hidden_ND, tree.target_N, temperature, entropy, recompute)
-    return Scores(logp_N, tree.response_N, tree.responses, entropy_N if entropy else None)
+    value_N = head_outputs(value_head, hidden_ND)[:, 0] if value_head is not None else None
+    return Scores(logp_N, tree.response_N, tree.responses, entropy_N if entropy else None, value_N)
+
+
+def values(model: PreTrainedModel, tree: TokenTree, head: nn.Linear) -> Scores:
+    """`value_N`: what a scalar head says of the state before each response token. The trunk alone; no logits are made."""
+    hidden_ND = trunk(model, tree).index_select(0, tree.predictor_N)
+    return Scores(hidden_ND.new_empty(0), tree.response_N, tree.responses, value_N=head_outputs(head, hidden_ND)[:, 0])
+
+
+def rewards(model: PreTrainedModel, tree: TokenTree, head: nn.Linear) -> Scores:
+    """`reward_RK`: what a head says at each response's last trained token. The trunk alone; no logits are made.
+
+    Raises ValueError for a response without a trained token.
+    """
+    if bool((tree.last_R < 0).any()):
+        raise ValueError(f"response {int((tree.last_R < 0).nonzero()[0])} has no trained token, so there is no place to read its reward")
+    hidden_RD = trunk(model, tree).index_select(0, tree.last_R)
+    return Scores(hidden_RD.new_empty(0), tree.response_N, tree.responses, reward_RK=head_outputs(head, hidden_RD))
+
+
+def head_outputs(head: nn.Linear, hidden: Tensor) -> Tensor:
+    """Outputs (n, K) of a head, at least in float32: in bfloat16 different rewards would tie."""
+    return head(hidden.to(head.weight.dtype))
 
 
 def token_logps(

@@ -31,7 +31,8 @@ class TokenTree:
 
     `tokens_T`, `positions_T`: ids and positions in the conversation. `nodes` tile the row in order, parents before children.
     `predictor_N`: index in the row of the token whose hidden state predicts target n; `target_N`: the id to predict;
-    `response_N`: which response it belongs to, in rising order; `responses`: R; `group_R`: the group of each response.
+    `response_N`: which response it belongs to, in rising order; `responses`: R; `group_R`: the group of each response; `last_R`: index in
+    the row of each response's last trained token, where a reward is read (-1 if it has none).
     """
 
     tokens_T: Tensor
@@ -41,6 +42,7 @@ class TokenTree:
     target_N: Tensor
     response_N: Tensor
     group_R: Tensor
+    last_R: Tensor
 
     @property
     def responses(self) -> int:
@@ -64,7 +66,7 @@ class TokenTree:
         if self.tokens_T.device == torch.device(device):
             return self
         moved = [t.to(device) for t in (self.tokens_T, self.positions_T)]
-        flat = [t.to(device) for t in (self.predictor_N, self.target_N, self.response_N, self.group_R)]
+        flat = [t.to(device) for t in (self.predictor_N, self.target_N, self.response_N, self.group_R, self.last_R)]
         return TokenTree(moved[0], moved[1], self.nodes, *flat)
 
 
@@ -122,7 +124,12 @@ class TreeBuilder:
             as_long(target),
             as_long(response),
             as_long(self._groups),
+            as_long([self._last(spans) for spans in self._spans]),
         )
+
+    def _last(self, spans: Sequence[tuple[int, int, int]]) -> int:
+        """Place of the last token of the last span that has any; -1 without one."""
+        return next((self._nodes[node].start + end - 1 for node, start, end in reversed(spans) if end > start), -1)
 
     def _predicted(self, spans: Sequence[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
         """Pairs (place of a target in the row, place of the token that predicts it)."""

@@ -104,8 +104,17 @@ def count_steps(rows: int, batch_size: int, epochs: int) -> int:
     return math.ceil(rows / batch_size) * epochs
 
 
+Forward = Callable[[Backbone, TokenTree], Scores]
+"""How a micro-batch is scored, when not as `policy_scores`."""
+
+
+def policy_scores(backbone: Backbone, tree: TokenTree) -> Scores:
+    """Log-probabilities and entropies under the active role: what most losses ask for."""
+    return backbone.score(tree, entropy=True)
+
+
 class Learner:
-    """AdamW on the trainable weights of one role.
+    """AdamW on the trainable weights of one role, its head included.
 
     `all_reduce` sums a tensor over processes in place; the learner calls it on the weights of the step and, once a step, on each
     gradient, so that no wrapper needs to own the forward pass.
@@ -119,10 +128,12 @@ class Learner:
         learning_rate: float,
         total_steps: int,
         all_reduce: Callable[[Tensor], None] | None = None,
+        forward: Forward = policy_scores,
     ):
         self.backbone, self.role, self.settings, self.learning_rate = backbone, role, settings, learning_rate
         self.total_steps, self.step_index, self.skipped = total_steps, 0, 0
         self._skipped_in_a_row = 0
+        self._forward = forward
         self._all_reduce = all_reduce or (lambda _: None)
         self.parameters = backbone.trainable(role)
         if not self.parameters:
@@ -208,15 +219,15 @@ class Learner:
         would not fit between them.
         """
         with self.backbone.role(self.role):
-            scores = self.backbone.score(micro.tree, entropy=True)
+            scores = self._forward(self.backbone, micro.tree)
         found = loss(scores, micro)
         if {name: term.weight for name, term in found.terms.items()} != expected:
             raise RuntimeError(f"a loss announced weights {expected} and returned others")
         parts = [t.total * (t.coefficient / weights[name]) for name, t in found.terms.items() if weights[name] > 0]
         if parts:
             torch.stack(parts).sum().backward()
-        assert scores.entropy_N is not None
-        entropy = {"entropy": (float(scores.entropy_N.sum()), float(micro.tree.targets))}
+        drawn = scores.entropy_N
+        entropy = {} if drawn is None else {"entropy": (float(drawn.sum()), float(micro.tree.targets))}
         for name, (total, weight) in {**found.metrics, **entropy}.items():
             pair = measured.setdefault(name, [0.0, 0.0])
             pair[0] += total
