@@ -9,6 +9,7 @@ what the divergence is an expectation over.
     metrics.json     every metric of every set, with intervals
 """
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from manners.core.records import Group, Prompt
 from manners.core.run import file_hash, open_run
 from manners.data.chat import ChatFormat
 from manners.data.files import read_rows
+from manners.data.formats import derive, read
 from manners.evaluate.intervals import absent, mean_interval
 from manners.evaluate.measures import by_cluster, describe, sets_of
 from manners.feedback import annotator
@@ -137,6 +139,8 @@ def set_name(path: str) -> str:
 def read_prompts(paths: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of all files as `{"set", "id", "cluster", "prompt", "reference", "wants"}`; what a row leaves out is empty.
 
+    A file without a column `prompt` may have any shape that `data.formats` reads.
+
     Raises InputError for a row without a prompt, two files of one name, and an id that stands twice in a set.
     """
     rows: list[dict[str, Any]] = []
@@ -145,7 +149,11 @@ def read_prompts(paths: Sequence[str]) -> list[dict[str, Any]]:
         if any(row["set"] == name for row in rows):
             raise InputError(f"two files of prompts are called '{name}': rename one of them, since the name tells the sets apart.")
         seen: set[str] = set()
-        word, numbered = read_rows(path)
+        word, given = read_rows(path)
+        numbered = list(given)
+        if numbered and not any(isinstance(row.get("prompt"), str) for _, row in numbered):
+            with contextlib.suppress(InputError):  # of no known shape: what is missing is said below
+                numbered = list(enumerate(_of_another_shape(path), 1)) or numbered
         for number, row in numbered:
             if not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
                 raise InputError(f"{path}, {word} {number}: there is no text under 'prompt'; an evaluation asks one question a row.")
@@ -164,6 +172,19 @@ def read_prompts(paths: Sequence[str]) -> list[dict[str, Any]]:
             rows.append({"set": name, "id": label, **texts, "prompt": row["prompt"], "wants": wants})
         if len(rows) == first:
             raise InputError(f"{path} holds no prompts.")
+    return rows
+
+
+def _of_another_shape(path: str) -> list[dict[str, Any]]:
+    """Rows `{"prompt", "reference"}` of a file whose prompts stand under the names of another data set, a demonstration's answer as the
+    reference; a dialogue is no prompt here. Raises InputError for rows of no known shape."""
+    data = read(path)
+    rows = []
+    for group in data.groups if data.kind == "demonstrations" else derive(data, "prompts").groups:
+        asked, *more = group.prompt.messages
+        if more:
+            return []
+        rows.append({"prompt": asked.content, "reference": group.responses[0].text if group.responses else ""})
     return rows
 
 

@@ -1,6 +1,7 @@
 """`manners evaluate`: what it writes, what it counts, and the divergence from a reference."""
 
 import json
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -169,3 +170,15 @@ def test_sets_are_called_by_their_files(tmp_path):
     assert prompts.read_prompts([path]) == [{"set": "test", "id": "test-001", "cluster": "", "reference": "", "prompt": "x", "wants": {}}]
     with pytest.raises(InputError, match="two files of prompts are called 'test'"):
         prompts.read_prompts([path, path])
+
+
+def test_prompts_under_the_names_of_other_data_sets(tmp_path: Path):
+    """Self-instruct's instances carry an answer, which becomes the reference; MT-Bench's questions do not."""
+    tasks = [{"instruction": "Add them.", "instances": [{"input": "1 and 2", "output": "3"}]}]
+    [row] = prompts.read_prompts([str(write_rows(tmp_path / "tasks.jsonl", tasks))])
+    assert row == {"set": "tasks", "id": "tasks-001", "cluster": "", "prompt": "Add them.\n\n1 and 2", "reference": "3", "wants": {}}
+    [row] = prompts.read_prompts([str(write_rows(tmp_path / "questions.jsonl", [{"question_id": 1, "turns": ["Why?"]}]))])
+    assert (row["prompt"], row["reference"], row["id"]) == ("Why?", "", "questions-001")
+    dialogue = [{"messages": [{"role": r, "content": "x"} for r in ("user", "assistant", "user")]}]
+    with pytest.raises(InputError, match="there is no text under 'prompt'"):
+        prompts.read_prompts([str(write_rows(tmp_path / "dialogue.jsonl", dialogue))])
