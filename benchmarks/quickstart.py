@@ -1,6 +1,7 @@
 """The protocol's result as `docs/results/quickstart.json`, and its figures on the pages that show them.
 
     python -m benchmarks.quickstart runs/protocol COMMIT     read the run, write the record, fill the pages
+    python -m benchmarks.quickstart seconds runs/quickstart  take the seconds from another run, one that had the machine to itself
     python -m benchmarks.quickstart                          fill the pages from the record that is there
 
 What stands between two markers of a page is made here and nowhere else; `tests/test_quickstart.py` compares.
@@ -46,7 +47,6 @@ STAGES = {
     "report": "one HTML page",
 }
 CLASSICS = 3
-PENDING = "*The protocol's run is not made yet; its figures will stand here.*"
 BEGIN, END = "<!-- figures: made by benchmarks/quickstart.py -->", "<!-- end of figures -->"
 
 
@@ -69,6 +69,7 @@ def record(run: Path, commit: str) -> dict[str, Any]:
         "models": {name: {key: metrics[key] for key in COLUMNS if key in metrics} for name, metrics in summary["models"].items()},
         "comparisons": gold,
         "seconds": seconds_of(stage_seconds(run)),
+        "seconds_from": COMMAND,
         "classics": classics(run, list(summary["models"])),
     }
 
@@ -96,10 +97,8 @@ def classics(run: Path, models: Sequence[str]) -> list[dict[str, Any]]:
 # --- pages ------------------------------------------------------------------------------------------------------------------------
 
 
-def pages(kept: Mapping[str, Any] | None) -> dict[str, str]:
+def pages(kept: Mapping[str, Any]) -> dict[str, str]:
     """What stands between the markers of each page."""
-    if kept is None:
-        return {"README.md": PENDING, "docs/quickstart.md": PENDING}
     brief = [models_table(kept), goals_told(kept)]
     return {
         "README.md": "\n\n".join(brief),
@@ -123,7 +122,8 @@ def goals_told(kept: Mapping[str, Any]) -> str:
     minutes = sum(kept["seconds"].values()) / 60
     return (
         f"Gold score on {kept['n']} test prompts, seeds {seeds}: {'; '.join(told)}.\n"
-        f"One seed takes {minutes:.1f} minutes, all stages together. Commit `{kept['commit']}`, `{kept['command']}`."
+        f"Commit `{kept['commit']}`, `{kept['command']}`. One seed takes {minutes:.1f} minutes, all stages together "
+        f"(`{kept['seconds_from']}`)."
     )
 
 
@@ -160,7 +160,9 @@ def shown(estimate: Mapping[str, Any] | None, form: str) -> str:
 
 
 def span(value: float, low: float, high: float) -> str:
-    return f"{value:+.2f} [{low:+.2f}, {high:+.2f}]"
+    """A difference with its interval, in as many digits (two or three) as it takes to see on which side of zero the ends lie."""
+    digits = 3 if any(end and abs(end) < 0.005 for end in (low, high)) else 2
+    return f"{value:+.2f} [{low:+.{digits}f}, {high:+.{digits}f}]"
 
 
 def cell(text: str) -> str:
@@ -179,7 +181,7 @@ def between(text: str) -> str:
 
 def fill() -> None:
     """Put the record's figures on the pages."""
-    for name, content in pages(read_json(RECORD) if RECORD.exists() else None).items():
+    for name, content in pages(read_json(RECORD)).items():
         path = ROOT / name
         before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
         assert begin and END in rest, f"{name} lacks the markers"
@@ -187,6 +189,10 @@ def fill() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
+    if len(sys.argv) == 3 and sys.argv[1] == "seconds":
+        run = Path(sys.argv[2])
+        said = {"seconds": seconds_of(stage_seconds(run)), "seconds_from": "make quickstart"}
+        write_json(RECORD, read_json(RECORD) | said)
+    elif len(sys.argv) == 3:
         write_json(RECORD, record(Path(sys.argv[1]), sys.argv[2]))
     fill()
