@@ -28,14 +28,14 @@ from manners.evaluate.measures import Row, by_cluster, describe, metric_values, 
 
 MAIN_SET = "test"
 """The set whose metrics bear their bare names; those of another are called set/metric."""
-ORDER = ("start", "as-shipped", "sft", "bon", "dpo")
+ORDER = ("start", "as-shipped", "sft", "bon", "raft", "dpo", "ppo", "ppo-ptx")
 """From untouched to most trained: differences are later less earlier. Other names follow in the order given."""
 SETS_FIRST = (MAIN_SET, "held_out")
 """How reports order the sets."""
 OPPONENTS = ("start", "as-shipped")
 COMPARED = ("gold", "stopped", "words", "repeated")
-STEPS = (("sft", "start"), ("bon", "sft"), ("dpo", "sft"))
-"""Differences that are printed: a step of training, and what it began from."""
+STEPS = (("sft", "start"), ("bon", "sft"), ("raft", "sft"), ("dpo", "sft"), ("ppo", "sft"), ("ppo-ptx", "sft"), ("ppo", "dpo"))
+"""Differences that are printed: a step of training and what it began from, and the judge's way beside the way without one."""
 
 
 def as_models(value: Any) -> Any:

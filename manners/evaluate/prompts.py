@@ -31,12 +31,15 @@ from manners.data.formats import derive, read
 from manners.evaluate.intervals import absent, mean_interval
 from manners.evaluate.measures import by_cluster, describe, sets_of
 from manners.feedback import annotator
+from manners.feedback.rewards import RewardSpec, identifying_reward, reward_of
 from manners.model.draw import Sampling
 from manners.model.load import ModelSource, load_tokenizer, resolve
 from manners.model.logprob import load_frozen, response_logps
 from manners.model.probe import probe
 from manners.model.roles import BASE, Backbone
-from manners.model.sampler import Sampler
+from manners.model.sampler import AnySampler, Sampler
+from manners.ops.best_of_n import kl_bound
+from manners.reason.best_of_n import BestOfN
 
 MICRO_TOKENS = 2048
 
@@ -61,8 +64,12 @@ class EvaluateSettings(Settings):
     """plain, chatml, template (the tokenizer's own), auto."""
     max_new_tokens: Annotated[int, Field(ge=1)] = 48
     """Longest answer in tokens."""
+    best_of: Annotated[int, Field(ge=1)] = 1
+    """Beyond 1: each answer is the best of so many samples at temperature 1 by the reward, instead of the greedy one."""
+    reward: RewardSpec | None = None
+    """What chooses among them (docs/best-of-n.md)."""
     seed: int = 0
-    """Of the samples that the divergence is measured on; the answers are greedy."""
+    """Of the samples that the divergence is measured on, and of those chosen among; other answers are greedy."""
     reference: str | None = None
     """Model to measure the divergence from, as model is named; none leaves it out."""
     reference_format: str | None = None
@@ -75,6 +82,8 @@ class EvaluateSettings(Settings):
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """Answer, score and measure; returns what `metrics.json` holds. A finished evaluation is returned as it is."""
+    if (settings.best_of > 1) != (settings.reward is not None):
+        raise InputError("best_of beyond 1 and reward go together: one says among how many samples, the other by what to choose.")
     with open_run(settings.out, settings.model_dump(), identifying(settings)) as run:
         if run.manifest is not None:
             console.print(f"{run.path} is finished already; nothing to do")
@@ -87,8 +96,11 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         backbone, role = load_frozen(source, tokenizer)
         probe(backbone)
         sampler = Sampler(backbone, chat_format, role=role, slots=settings.slots)
-        greedy = Sampling(temperature=0.0, max_new_tokens=settings.max_new_tokens)
-        rows = [answered(row, group) for row, group in zip(asked, _sample(sampler, asked, greedy, "answers"), strict=True)]
+        way = Sampling(temperature=float(settings.best_of > 1), max_new_tokens=settings.max_new_tokens, seed=settings.seed)
+        player: AnySampler = sampler
+        if settings.best_of > 1 and settings.reward is not None:
+            player = BestOfN(sampler, reward_of(settings.reward, backbone=backbone, source=source), settings.best_of)
+        rows = [answered(row, group) for row, group in zip(asked, _sample(player, asked, way, "answers"), strict=True)]
         files.write_jsonl(run.path / "answers.jsonl", rows)
         kl, samples = divergence(settings, source, sampler, [row for row in asked if row["set"] == asked[0]["set"]])
         files.write_jsonl(run.path / "kl.jsonl", samples)
@@ -124,6 +136,7 @@ def identifying(settings: EvaluateSettings) -> dict[str, Any]:
     content = settings.model_dump(exclude=set(settings.silent))
     content["prompts_sha256"] = [file_hash(path) if Path(path).is_file() else None for path in settings.prompts]
     content |= {"annotator": annotator.__name__, "annotator_sha256": annotator.fingerprint()}
+    content |= identifying_reward(settings.reward) if settings.reward is not None else {}
     for key in ("model", "reference"):
         name = content[key]
         manifest = Path(name) / "manifest.json" if name else None
@@ -205,7 +218,7 @@ def answered(row: dict[str, Any], group: Group) -> dict[str, Any]:
     }
 
 
-def _sample(sampler: Sampler, rows: Sequence[dict[str, Any]], sampling: Sampling, what: str) -> list[Group]:
+def _sample(sampler: AnySampler, rows: Sequence[dict[str, Any]], sampling: Sampling, what: str) -> list[Group]:
     with progress() as bar:
         task = bar.add_task(what, total=len(rows), note="")
         prompts = [Prompt.user(row["prompt"]) for row in rows]
@@ -226,6 +239,9 @@ def divergence(
     """
     if settings.reference is None:
         return absent("no reference was named"), []
+    if settings.best_of > 1:
+        bound = kl_bound(settings.best_of)
+        return absent(f"of the best of {settings.best_of} only a bound is known: {bound:.3f} nats beyond what it chooses among"), []
     rows = rows[: settings.kl_prompts]
     where = resolve(settings.reference)
     own = sampler.fmt

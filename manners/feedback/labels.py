@@ -41,7 +41,7 @@ class LabelSettings(Settings):
     prompts: str | None = None
     """File with the prompts' reference and wants; without it the annotator knows neither."""
     out: str
-    """Folder to write: pairs.jsonl, best.jsonl, scores.jsonl, labels.json."""
+    """Folder to write: pairs.jsonl, best.jsonl, rankings.jsonl, scores.jsonl, labels.json."""
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.5
     """Noise of the labels, in points of the score; 0 is none."""
     policy: Literal["best-worst", "all", "one"] = "best-worst"
@@ -104,6 +104,7 @@ def label(settings: LabelSettings) -> dict[str, Any]:
         files.write_jsonl(run.path / "scores.jsonl", answered)
         files.write_jsonl(run.path / "pairs.jsonl", pairs)
         files.write_jsonl(run.path / "best.jsonl", best)
+        files.write_jsonl(run.path / "rankings.jsonl", [ranked for row in answered if (ranked := ranking_of(row)) is not None])
         files.write_json(run.path / "labels.json", summary)
         seconds = round(time.time() - started, 3)
         run.finish({"stage": "label", "manners": manners.__version__, "settings": settings.model_dump(), "seconds": seconds, **summary})
@@ -204,6 +205,18 @@ def best_of(row: Row) -> Row | None:
                 "origin": origin,
             }
     return None
+
+
+def ranking_of(row: Row) -> Row | None:
+    """A line of `rankings.jsonl`: the answers that have text, each text once where it ranks first, best first; None for fewer than two.
+
+    Cut answers are in it: a judge has to know what they are worth, and learns nothing about where to stop.
+    """
+    texts = list(dict.fromkeys(row["answers"][place]["text"] for place in row["ranking"] if row["answers"][place]["text"]))
+    if len(texts) < 2:
+        return None
+    origin = {"row": row["row"]}
+    return {"prompt": row["prompt"], "responses": texts, "ranks": [*range(1, len(texts) + 1)], "cluster": row["cluster"], "origin": origin}
 
 
 def pairs_of(row: Row, settings: LabelSettings) -> list[Row]:

@@ -1,7 +1,7 @@
 """Answers of a model: to one prompt on the terminal, or to every prompt of a file."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,11 +12,13 @@ from manners.core.errors import InputError
 from manners.core.records import Group, Prompt
 from manners.data.chat import ChatFormat
 from manners.data.formats import derive, parse_map, read
+from manners.feedback.rewards import RewardSpec, reward_of
 from manners.model.draw import Sampling
 from manners.model.load import load_tokenizer, resolve
 from manners.model.logprob import load_frozen
 from manners.model.probe import probe
-from manners.model.sampler import Sampler
+from manners.model.sampler import AnySampler, Sampler
+from manners.reason.best_of_n import BestOfN
 
 SAMPLING_KEYS = {"temperature", "top_k", "top_p", "min_p", "max_new_tokens", "min_new_tokens", "seed"}
 
@@ -42,6 +44,12 @@ class GenerateSettings(Settings):
     """Use the first so many rows only."""
     samples: Annotated[int, Field(ge=1)] = 1
     """Answers to each prompt."""
+    best_of: Annotated[int, Field(ge=1)] = 1
+    """Each answer is the best of so many by the reward."""
+    reward: RewardSpec | None = None
+    """What scores answers (docs/best-of-n.md); with best_of=1 it is only written beside them."""
+    keep: Literal["best", "all"] = "best"
+    """With best_of: the best of the draws, or all of them, best first."""
     slots: Annotated[int, Field(ge=1)] = 32
     """Answers decoded together."""
     temperature: float = 1.0
@@ -65,7 +73,10 @@ def generate(settings: GenerateSettings) -> dict[str, Any]:
     tokenizer = load_tokenizer(source)
     backbone, role = load_frozen(source, tokenizer)
     probe(backbone)
-    sampler = Sampler(backbone, ChatFormat.of(tokenizer, settings.format), role=role, slots=settings.slots)
+    sampler: AnySampler = Sampler(backbone, ChatFormat.of(tokenizer, settings.format), role=role, slots=settings.slots)
+    if settings.reward is not None:
+        reward = reward_of(settings.reward, backbone=backbone, source=source)
+        sampler = BestOfN(sampler, reward, settings.best_of, keep_all=settings.keep == "all")
     with progress() as bar:
         task = bar.add_task("generate", total=len(groups) * settings.samples, note="")
         answered = sampler.sample(
@@ -86,6 +97,8 @@ def generate(settings: GenerateSettings) -> dict[str, Any]:
 
 
 def _prompts(settings: GenerateSettings) -> list[Group]:
+    if settings.best_of > 1 and settings.reward is None:
+        raise InputError(f"best_of={settings.best_of} needs a reward to choose by; add reward=..., for example reward=annotator.")
     if (settings.prompt is None) == (settings.data is None):
         raise InputError("generate needs either prompt=... or data=FILE, and not both.")
     if settings.prompt is not None:
@@ -110,6 +123,7 @@ def _row(group: Group) -> dict[str, Any]:
                 "finish_reason": r.finish_reason,
                 "token_ids": r.token_ids,
                 "logprob": sum(r.policy_logprobs or []),
+                **({"scores": r.scores} if r.scores else {}),
             }
             for r in group.responses
         ],

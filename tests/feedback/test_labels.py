@@ -171,6 +171,18 @@ def test_the_files_can_be_trained_on(run, tmp_path):
     assert encoded.responses[0].targets > 0
 
 
+def test_rankings_hold_every_text_once_and_can_be_trained_on(run, tmp_path):
+    _, _, _, scores = run(sampled(), temperature=0)
+    [path] = tmp_path.glob("out-*/rankings.jsonl")
+    rows = read_jsonl(path)
+    assert [row["ranks"] for row in rows] == [[1, 2, 3, 4], [1, 2, 3], [1, 2, 3]]  # one answer is empty, two are the same
+    first = scores[0]
+    assert rows[0]["responses"] == [first["answers"][place]["text"] for place in first["ranking"]]
+    assert rows[1]["responses"][-1] == "Break the window."
+    data = read(path)
+    assert data.kind == "rankings" and not data.refused and [len(g.responses) for g in data.groups] == [4, 3, 3]
+
+
 def test_a_system_message_stays_in_the_prompt(run):
     rows = sampled()
     rows[0]["messages"].insert(0, {"role": "system", "content": "Be brief."})
