@@ -5,7 +5,6 @@ reads, the hashes of the stages that it reads, and Manners' version. Of paths on
 move. Input that is missing is found here, before anything runs.
 """
 
-import hashlib
 import os
 import re
 import textwrap
@@ -16,17 +15,19 @@ from typing import Any
 import manners
 from manners.core.errors import InputError, nearest
 from manners.core.plugins import source_hash
-from manners.core.run import file_hash
+from manners.core.run import content_hash, file_hash
+from manners.feedback.annotator import fingerprint
+from manners.feedback.rewards import FUNCTION, parts_of, prompt_files
 from manners.model.fetch import ALIASES
 from manners.recipe.read import Recipe
 from manners.recipe.stages import STARTER, Stage, starter
 
 PATH_KEYS = ("model", "data", "prompts")
 """Settings whose text names a file, folder, alias or hub id whatever it looks like."""
+REWARD_KEYS = ("reward", "gold", "proxy", "members", "held_out")
+"""Settings that may name a reward (`feedback/rewards`), or several in a list or by name; what is no reward is told as elsewhere."""
 DATA_ENDINGS = (".jsonl", ".ndjson", ".json", ".gz", ".csv", ".tsv", ".parquet", ".yaml", ".yml", ".txt", ".md", ".safetensors")
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[^/\s]+){0,2}")
-WHOLE = 16 * 2**20
-"""Files of a model's folder up to this many bytes are hashed whole; of larger ones 16 blocks of a megabyte, evenly spaced."""
 
 
 def label(stage: Stage, reader: Stage) -> str:
@@ -40,6 +41,9 @@ def content_of(recipe: Recipe, stage: Stage, stages: Mapping[str, Stage], hashes
     roots |= {recipe.out.rstrip("/"): "{out}", str(starter()): STARTER}
     inputs: dict[str, str] = {}
 
+    def note(key: str, digest: str) -> None:
+        inputs[f"{key} {len(inputs)}" if key in inputs else key] = digest
+
     def told(key: str, text: str) -> str:
         """What a text setting stands for."""
         for root in sorted(roots, key=len, reverse=True):
@@ -48,25 +52,59 @@ def content_of(recipe: Recipe, stage: Stage, stages: Mapping[str, Stage], hashes
                 if symbol.startswith("{out}/"):
                     _check_own(stage, stages, text, path)
                 if symbol.startswith(STARTER):
-                    inputs[key] = file_hash(text)
+                    note(key, file_hash(text))
                 return symbol
         if not _is_path(key, text):
             return text
         place = Path(text).expanduser()
         if os.path.exists(place):
-            inputs[f"{key} {len(inputs)}" if key in inputs else key] = content_hash(place)
+            note(key, content_hash(place))
             return "a folder" if place.is_dir() else "a file"
         if key.partition(".")[0] in stage.given:
             _check_missing(stage, key, text, path)
         return text
 
+    def told_reward(key: str, spec: Any) -> Any:
+        """What the parts of a reward stand for, each with its weight."""
+        if isinstance(spec, dict):
+            return {name: told_reward(f"{key}.{name}", one) for name, one in spec.items()}
+        if isinstance(spec, list) and all(isinstance(one, str) for one in spec):
+            return [told_reward(key, one) for one in spec]
+        try:
+            parts = parts_of(spec)
+        except InputError as error:
+            raise InputError(f"{path}, stage '{stage.name}': {error}") from None
+        return [[weight, _told_part(stage, key, name, told, path)] for weight, name in parts]
+
+    def told_rewards(key: str, value: Any) -> Any:
+        """The same of a setting that takes one reward or several."""
+        if isinstance(value, dict):
+            return {name: told_reward(f"{key}.{name}", spec) for name, spec in value.items()}
+        if isinstance(value, list) and all(isinstance(spec, str) for spec in value):
+            return [told_reward(key, spec) for spec in value]
+        return told_reward(key, value)
+
     dumped = stage.settings.model_dump(mode="json", exclude=set(stage.settings.silent))
-    kept = {key: _mapped(value, key, told) for key, value in dumped.items()}
+    kept = {
+        key: told_rewards(key, value) if key in REWARD_KEYS and value and not isinstance(value, int) else _mapped(value, key, told)
+        for key, value in dumped.items()
+    }
     loss = dumped.get("loss")
     if isinstance(loss, str) and ":" in loss:
         kept["loss_source"] = source_hash(loss, f"{path}, stage '{stage.name}': loss")
     reads = {label(stages[i], stage): hashes[i] for i in stage.reads}
     return {"do": stage.do, "manners": manners.__version__, "settings": kept, "inputs": inputs, "reads": reads}
+
+
+def _told_part(stage: Stage, key: str, name: str, told: Callable[[str, str], str], path: Path) -> str:
+    """What one reward stands for: of the annotator its program and its file, of a function its source, of the rest what `told` says."""
+    head, _, rest = name.partition(":")
+    if head == "annotator":
+        return " ".join(["annotator", fingerprint(), *(told(key, file) for file in prompt_files(rest))])
+    if FUNCTION.fullmatch(name):
+        source = source_hash(name, f"{path}, stage '{stage.name}': reward")
+        return f"{name} {source}"
+    return told(key, name)
 
 
 def _mapped(value: Any, key: str, told: Callable[[str, str], str]) -> Any:
@@ -110,29 +148,6 @@ def _check_own(stage: Stage, stages: Mapping[str, Stage], text: str, path: Path)
                 f"{path}, stage '{stage.name}' reads '{text}', which stage '{other.name}' writes; "
                 f"refer to it as {{{other.name}}}, or name it under 'after', so that it comes first."
             )
-
-
-def content_hash(path: Path) -> str:
-    """sha256 over a file, or over the names and contents of the files of a folder; of a run's folder, over its `model/` alone."""
-    if path.is_file():
-        return file_hash(path)
-    path = path / "model" if (path / "model").is_dir() else path
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
-        digest.update(f"{file.relative_to(path).as_posix()} {_sample(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def _sample(path: Path) -> str:
-    size = path.stat().st_size
-    if size <= WHOLE:
-        return file_hash(path)
-    digest = hashlib.sha256(str(size).encode())
-    with open(path, "rb") as file:
-        for part in range(16):
-            file.seek(part * (size - 2**20) // 15)
-            digest.update(file.read(2**20))
-    return digest.hexdigest()
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str:

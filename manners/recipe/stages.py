@@ -249,11 +249,15 @@ def _filled(recipe: Recipe, path: Path, name: str, seed: int | None, made: dict[
 
 
 def _shipped_file(path: Path, name: str, text: str) -> str:
-    """`starter:FILE` as the file that ships; other text as it is."""
-    if not text.startswith(STARTER):
-        return text
-    found = starter() / text.removeprefix(STARTER)
-    if not found.is_file():
-        known = [p.name for p in starter().glob("*.jsonl")]
-        raise InputError(f"{path}, stage '{name}': the starter set has no '{found.name}'; {nearest(found.name, known)}")
-    return str(found)
+    """`starter:FILE`, or the same as the annotator's file in a reward, as the file that ships; other text as it is."""
+
+    def found(file: str) -> str:
+        place = starter() / file
+        if not place.is_file():
+            known = [p.name for p in starter().glob("*.jsonl")]
+            raise InputError(f"{path}, stage '{name}': the starter set has no '{place.name}'; {nearest(place.name, known)}")
+        return str(place)
+
+    if text.startswith(STARTER):
+        return found(text.removeprefix(STARTER))
+    return re.sub(rf"(?<=[:,]){STARTER}([^\s,]+)", lambda match: found(match[1]), text) if "annotator:" in text else text

@@ -166,3 +166,61 @@ def gold_against_kl(rows: Sequence[Row], width: int) -> str:
     return svg(
         alt.layer(across, upright, points, names).properties(width=width, height=260), "Gold score against divergence from the start"
     )
+
+
+LINES = ("var(--accent)", "var(--second)", "var(--third)", "var(--other-1)", "var(--model-as-shipped)", "var(--other-2)")
+"""Colours of gold and proxy of best-of-n, then of each run's policies."""
+
+
+def gold_against_proxy(panels_of: Sequence[Row], columns: int, width: int) -> str:
+    """Gold (solid, with the interval of its change) and proxy (dashed) along sqrt(KL), a panel a proxy, all on one scale of scores.
+
+    A panel has `title`, `points` (d, score, low, high, line, at), `laws` (d, score, line) and `peak`, a list of none or one
+    `{"value", "low", "high"}`: a line with a band.
+    """
+    everything = [row for panel in panels_of for row in panel["points"]]
+    lines = list(dict.fromkeys(row["line"] for row in everything))
+    ends = [row[key] for row in everything for key in ("low", "high")]
+    room = 0.04 * (max(ends) - min(ends) or 1.0)
+    shades = alt.Scale(domain=lines, range=[LINES[i % len(LINES)] for i in range(len(lines))])
+    stroke = alt.Legend(symbolType="stroke", symbolSize=300)
+    colour = alt.Color("line:N", scale=shades, sort=lines, legend=stroke)
+    dash = alt.StrokeDash(
+        "line:N", scale=alt.Scale(domain=lines, range=[[5, 3] if line.startswith("proxy") else [1, 0] for line in lines]), sort=lines
+    )
+    y = lambda name: alt.Y(
+        name, title=None, scale=alt.Scale(domain=[min(ends) - room, max(ends) + room], nice=False), axis=alt.Axis(tickCount=5)
+    )
+    drawn = []
+    for panel in panels_of:
+        furthest = max(row["d"] for row in panel["points"])
+        x = lambda name, furthest=furthest: alt.X(
+            name, title="√KL from the start", scale=alt.Scale(domain=[0, furthest], nice=False), axis=alt.Axis(tickCount=4)
+        )
+        measured = alt.Chart(data(panel["points"])).encode(x=x("d:Q"), color=colour)
+        layers: list[Any] = []
+        for peak in panel["peak"]:
+            low, high = (peak["value"] if peak[end] is None else min(max(peak[end], 0), furthest) for end in ("low", "high"))
+            span = {"low": low, "high": furthest if peak["high"] is None else high, "d": peak["value"]}
+            base = alt.Chart(data([span]))
+            layers.append(base.mark_rect(color="var(--line)", opacity=0.5).encode(x=x("low:Q"), x2="high:Q"))
+            layers.append(base.mark_rule(color="var(--soft)", strokeDash=[2, 3]).encode(x=x("d:Q")))
+        layers.append(measured.mark_area(opacity=0.15).encode(y=y("low:Q"), y2="high:Q"))
+        layers.append(measured.mark_line(strokeWidth=1.5).encode(y=y("score:Q"), strokeDash=dash))
+        gold = [row for row in panel["points"] if row["line"].startswith("gold")]
+        layers.append(alt.Chart(data(gold)).mark_point(filled=True, size=26, opacity=1).encode(x=x("d:Q"), y=y("score:Q"), color=colour))
+        if panel["laws"]:
+            law = alt.Chart(data(panel["laws"])).mark_line(strokeWidth=1, opacity=0.8, strokeDash=[1, 2])
+            layers.append(law.encode(x=x("d:Q"), y=y("score:Q"), color=colour))
+        drawn.append(alt.layer(*layers).properties(width=width, height=170, title=panel["title"]))
+    return svg(
+        alt.concat(*drawn, columns=columns, spacing=22).resolve_scale(color="shared", strokeDash="shared"),
+        "Gold and proxy score along the square root of the KL",
+    )
+
+
+def alone(drawing: str, style: str) -> str:
+    """A drawing as a file of its own, with the page's colours, light and dark: the beginning of its style sheet, `style`."""
+    colours = style[: style.index("* { box-sizing")]
+    start = drawing.index(">") + 1
+    return f"{drawing[:start]}<style>{colours}</style>{drawing[start:]}"

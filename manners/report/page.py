@@ -6,6 +6,7 @@ The page holds no script at all: text of models and files is escaped by the temp
 
 import time
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,7 +26,7 @@ class ReportSettings(Settings):
 
     positional: ClassVar[str] = "run"
     writes: ClassVar[str] = "report.html"
-    silent: ClassVar[frozenset[str]] = frozenset({"out", "copy_to"})
+    silent: ClassVar[frozenset[str]] = frozenset({"out", "copy_to", "pictures"})
 
     run: str = "runs/quickstart"
     """Folder of a recipe's run."""
@@ -33,6 +34,8 @@ class ReportSettings(Settings):
     """HTML file to write; none is report.html in the run."""
     copy_to: str | None = None
     """A second file for the same page, such as report.html in the run where out is a stage's."""
+    pictures: str | None = None
+    """Folder for the over-optimisation chart as an SVG file of its own."""
 
 
 def report(settings: ReportSettings) -> dict[str, Any]:
@@ -45,6 +48,10 @@ def report(settings: ReportSettings) -> dict[str, Any]:
     page = render(run)
     for place in places:
         files.write_text(place, page)
+    if settings.pictures is not None:
+        for told in story.overoptimisation(run):
+            picture = Path(settings.pictures) / f"{told['name'].replace('/', '-')}.svg"
+            files.write_text(picture, charts.alone(overoptimised(told, True), style_sheet()))
     size = len(page.encode("utf-8", "replace"))
     for note in run.notes:
         console.print(f"left out: {note}")
@@ -58,18 +65,19 @@ def render(run: Run) -> str:
     environment.globals.update(
         colour=lambda model: charts.colours(run.models)[run.models.index(model)] if model in run.models else "var(--soft)"
     )
-    assert environment.loader is not None
-    style, _, _ = environment.loader.get_source(environment, "style.css")
     figures = draw(run)
     text = environment.get_template("page.jinja").render(
         title=run.folder.resolve().name,
-        style=Markup(style),
+        style=Markup(style_sheet()),
         headline=story.headline(run),
         classics=story.classics(run),
         models=run.models,
         results=story.results(run),
         figures=figures,
         differences=story.difference_rows(run),
+        overoptimisation=[
+            {**told, "figure": _both(lambda wide, told=told: overoptimised(told, wide))} for told in story.overoptimisation(run)
+        ],
         samples=story.samples(run),
         budget=story.budget(run),
         settings=story.settings(run),
@@ -83,13 +91,26 @@ def render(run: Run) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")  # a half surrogate pair, which a model may write, is no UTF-8
 
 
+def style_sheet() -> str:
+    return resources.files("manners.report").joinpath("style.css").read_text(encoding="utf-8")
+
+
+def overoptimised(told: dict[str, Any], wide: bool) -> str:
+    """The chart of one stage's over-optimisation."""
+    return charts.gold_against_proxy(told["panels"], 3 if wide else 1, 220 if wide else 230)
+
+
+def _both(chart: Callable[[bool], str]) -> Markup:
+    """A chart for a wide and for a narrow screen."""
+    return Markup("".join(f'<div class="{kind}">{chart(kind == "wide")}</div>' for kind in ("wide", "narrow")))
+
+
 def draw(run: Run) -> dict[str, Markup]:
     """The charts, each wide and narrow; empty where there are no rows for one."""
     figures: dict[str, Markup] = {name: Markup("") for name in ("forest", "clusters", "distributions", "losses", "rewards", "kl")}
 
     def add(name: str, chart: Callable[[bool], str]) -> None:
-        both = [f'<div class="{kind}">{chart(kind == "wide")}</div>' for kind in ("wide", "narrow")]
-        figures[name] = Markup("".join(both))
+        figures[name] = _both(chart)
 
     width = lambda wide: charts.WIDE if wide else charts.NARROW
     if rows := story.forest_rows(run):

@@ -47,6 +47,8 @@ class Run:
     answers: dict[str, list[list[Row]]] = field(default_factory=dict)
     models: list[str] = field(default_factory=list)
     sets: list[str] = field(default_factory=list)
+    curves: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What `curve.json` holds, by the stage that measured over-optimisation."""
     plan: dict[str, Any] = field(default_factory=dict)
     """plan.json: the recipe as it was asked for, and the versions of what ran it."""
     notes: list[str] = field(default_factory=list)
@@ -72,6 +74,7 @@ def read_run(folder: str | Path) -> Run:
     run.sets = sorted(sets, key=lambda name: SETS_FIRST.index(name) if name in SETS_FIRST else len(SETS_FIRST))
     if not run.answers:
         run.notes.append("No answers of evaluated models were found, so there are no samples and no distributions.")
+    run.curves = {found.name: curve for found in run.stages if (curve := read_object(path / found.name / "curve.json")).get("curves")}
     run.plan = read_object(path / "plan.json")
     return run
 

@@ -8,6 +8,7 @@ import yaml
 
 from manners.evaluate.compare import MAIN_SET
 from manners.feedback import annotator
+from manners.ops.overoptimisation import Fit
 from manners.report.read import Row, Run, Stage, table
 
 TRAINED_ORDER = ("dpo", "bon", "sft")
@@ -234,6 +235,98 @@ def curves(run: Run, kind: str, key: str, line: str, window: int = 9) -> list[Ro
             near = [v for _, v in points[max(0, i - window // 2) : i + window // 2 + 1]]
             rows.append({"step": step, "value": value, "mean": sum(near) / len(near), "line": line, "seed": stage.name})
     return rows
+
+
+# Over-optimisation -------------------------------------------------------------------------------------------------------------
+
+
+def overoptimisation(run: Run) -> list[dict[str, Any]]:
+    """For each stage that measured it: the curves' rows to draw, a table, the alarms, and the first curve in a sentence."""
+    return [told for name, content in run.curves.items() if (told := _measured(name, content))["panels"]]
+
+
+def _measured(name: str, content: Row) -> dict[str, Any]:
+    curves = [c for key in ("curves", "policies") for c in content.get(key) or () if _drawable(c)]
+    chosen = [c for c in curves if c.get("law") == "bon"]
+    panels = [
+        {"title": c["name"], **_panel(c, [p for p in curves if p.get("law") == "rl" and p.get("proxy") == c["name"]])} for c in chosen
+    ]
+    return {
+        "name": name,
+        "panels": panels,
+        "lead": _lead(chosen[0]) if chosen else "",
+        "rows": [_curve_row(c) for c in curves],
+        "alarms": [(c["name"], a) for c in curves for a in (*(c.get("alarms") or ()), *(c.get("log_alarms") or ())) if a.get("fired")],
+        **{key: content.get(key) for key in ("gold", "prompts", "samples")},
+    }
+
+
+def _drawable(curve: Any) -> bool:
+    """Whether a curve has points with all that is drawn."""
+    points = curve.get("points") if isinstance(curve, dict) else None
+    return bool(points) and all(number(p.get(key)) for p in points for key in ("d", "gold", "gain_low", "gain_high", "proxy"))
+
+
+def _panel(curve: Row, policies: Sequence[Row]) -> dict[str, Any]:
+    """Rows to draw: measured points, the fitted law, and the fitted peak if it lies among the points."""
+    points, laws = [], []
+    for each in (curve, *policies):
+        label = "best of n" if each["law"] == "bon" else each["name"]
+        for p in each["points"]:
+            base = {"d": p["d"], "at": f"n = {p['n']}" if "n" in p else f"step {p.get('step')}"}
+            start = each["points"][0]["gold"]
+            ends = {"low": start + p["gain_low"], "high": start + p["gain_high"]}
+            points.append({**base, **ends, "score": p["gold"], "line": f"gold, {label}"})
+            points.append({**base, "score": p["proxy"], "low": p["proxy"], "high": p["proxy"], "line": f"proxy, {label}"})
+        laws += _law(each, f"gold, {label}")
+    peak = table(table(curve, "fit"), "peak").get("d") or {}
+    shown_peak = [peak] if table(curve, "fit").get("inside") and number(peak.get("value")) else []
+    return {"points": points, "laws": laws, "peak": shown_peak}
+
+
+def _law(curve: Row, line: str, steps: int = 40) -> list[Row]:
+    """The fitted law between the start and the furthest point."""
+    fitted = table(curve, "fit")
+    alpha, beta = (table(fitted, key).get("value") for key in ("alpha", "beta"))
+    if not (number(alpha) and number(beta)):
+        return []
+    law = Fit(float(alpha or 0), float(beta or 0), curve["law"])
+    far = max(p["d"] for p in curve["points"])
+    at = [far * i / steps for i in range(steps + 1)]
+    return [{"d": d, "score": curve["points"][0]["gold"] + float(law.predict(d)), "line": line} for d in at]
+
+
+def _curve_row(curve: Row) -> Row:
+    points, observed, fitted = curve["points"], table(curve, "observed"), table(curve, "fit")
+    peak = table(table(fitted, "peak"), "d")
+    last = points[-1]
+    return {
+        "name": curve["name"],
+        "by": f"best of 1 to {last['n']}" if "n" in last else f"{len(points) - 1} kept policies",
+        "start": shown(points[0]["gold"], "{:.2f}"),
+        "peak": shown(table(observed, "gold").get("value"), "{:.2f}"),
+        "at": shown(table(observed, "d").get("value"), "{:.2f}"),
+        "end": shown(last["gold"], "{:.2f}"),
+        "fall": signed(table(observed, "fall").get("value")),
+        "fall_span": span(table(observed, "fall"), "{:+.2f}"),
+        "law": f"α {shown(table(fitted, 'alpha').get('value'), '{:.2f}')}, β {shown(table(fitted, 'beta').get('value'), '{:.2f}')}",
+        "fitted": shown(peak.get("value"), "{:.2f}") + ("" if fitted.get("inside") or not number(peak.get("value")) else " (beyond)"),
+        "fitted_span": span(peak, "{:.2f}"),
+    }
+
+
+def _lead(curve: Row) -> str:
+    """What the first curve says, and no more than its interval allows."""
+    points, fall = curve["points"], table(table(curve, "observed"), "fall")
+    first, last = (shown(points[at]["gold"], "{:.2f}") for at in (0, -1))
+    best = shown(table(table(curve, "observed"), "gold").get("value"), "{:.2f}")
+    begun = f"Choosing the best of up to {points[-1]['n']} answers by {curve['name']} takes the gold score from {first}"
+    ends = f"(95 % interval {signed(fall.get('low'))} to {signed(fall.get('high'))})"
+    if number(fall.get("low")) and fall["low"] > 0:
+        return f"{begun} to {best} and back to {last}: {shown(fall['value'], '{:.2f}')} lost {ends}."
+    if number(fall.get("high")) and fall["high"] <= 0:
+        return f"{begun} to {last}, and it rises to the end."
+    return f"{begun} to {last}; that it falls behind a peak cannot be told from chance {ends}."
 
 
 def budget(run: Run) -> dict[str, Any] | None:

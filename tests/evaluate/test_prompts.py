@@ -182,3 +182,17 @@ def test_prompts_under_the_names_of_other_data_sets(tmp_path: Path):
     dialogue = [{"messages": [{"role": r, "content": "x"} for r in ("user", "assistant", "user")]}]
     with pytest.raises(InputError, match="there is no text under 'prompt'"):
         prompts.read_prompts([str(write_rows(tmp_path / "dialogue.jsonl", dialogue))])
+
+
+def test_the_best_of_n_is_evaluated_like_a_model(tiny_model, sets, tmp_path, manners):
+    """Its answers are the longest of six samples; what is said of its divergence is a bound."""
+    words = (f"model={tiny_model}", "format=chatml", f"prompts={sets}", "max_new_tokens=8")
+    assert manners("evaluate", *words, "best_of=6", "reward=length", f"reference={tiny_model}", f"out={tmp_path / 'best'}").code == 0
+    best, counted = (read_jsonl(tmp_path / "best" / "answers.jsonl"), read_json(tmp_path / "best" / "metrics.json"))
+    [folder] = [tmp_path / "pool.jsonl"]
+    pool = write_rows(tmp_path / "asked.jsonl", [{"prompt": row["prompt"]} for row in best])
+    assert manners("generate", *words[:2], "max_new_tokens=8", f"data={pool}", "samples=6", "reward=length", f"out={folder}").code == 0
+    longest = [max(row["responses"], key=lambda r: r["scores"]["reward"])["text"] for row in read_jsonl(folder)]
+    assert [row["answer"] for row in best] == longest
+    assert counted["kl"]["value"] is None and "0.958 nats" in counted["kl"]["reason"]
+    assert "go together" in manners("evaluate", *words, "best_of=6", f"out={tmp_path / 'other'}").error
