@@ -1,10 +1,10 @@
 """The quickstart's models on prompts that nobody here wrote: Koala's and Vicuna's test questions, Self-Instruct's user-oriented tasks.
 
-    python -m benchmarks.foreign runs/protocol DATA [--rows N] [--out docs/results/foreign.json]
+    python -m benchmarks.foreign runs/protocol DATA [--rows N] [--seeds N] [--out docs/results/foreign.json]
 
-DATA is the folder of the development data. Every model of the run, each seed of it, answers every prompt greedily, as the recipe
-evaluates; Koala's and Vicuna's have no reference, so there the annotator judges form alone. `--rows` takes the first so many of each set.
-Then the figures are put on docs/quickstart.md.
+DATA is the folder of the development data. Every model of the run, each of its first `--seeds` seeds, answers every prompt greedily, as
+the recipe evaluates; Koala's and Vicuna's have no reference, so there the annotator judges form alone. `--rows` takes the first so many of
+each set. Then the figures are put on docs/quickstart.md.
 """
 
 import argparse
@@ -48,12 +48,12 @@ def models_of(run: Path) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def measure(run: Path, data: Path, out: Path, rows: int | None, max_new_tokens: int = 48) -> dict[str, Any]:
+def measure(run: Path, data: Path, out: Path, rows: int | None, seeds: int | None = None, max_new_tokens: int = 48) -> dict[str, Any]:
     """Evaluate and compare all models of a run; what is finished is not done again."""
     prompts = files_of(data, out / "prompts", rows)
     folders: dict[str, list[str]] = {}
-    for name, seeds in models_of(run).items():
-        for seed, (model, form) in enumerate(seeds):
+    for name, found in models_of(run).items():
+        for seed, (model, form) in enumerate(found[:seeds]):
             folder = str(out / f"{name}-{seed}")
             evaluate(EvaluateSettings(model=model, prompts=prompts, out=folder, format=form, max_new_tokens=max_new_tokens))
             folders.setdefault(name, []).append(folder)
@@ -108,11 +108,12 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--rows", type=int)
+    parser.add_argument("--seeds", type=int)
     parser.add_argument("--out", type=Path, default=RECORD)
     given = parser.parse_args()
-    summary = measure(given.run, given.data, given.run / "foreign", given.rows)
-    cut = f" --rows {given.rows}" if given.rows else ""
-    write_json(given.out, record(summary, f"python -m benchmarks.foreign {given.run} DATA{cut}"))
+    summary = measure(given.run, given.data, given.run / "foreign", given.rows, given.seeds)
+    words = [f"--{name} {value}" for name in ("rows", "seeds") if (value := getattr(given, name))]
+    write_json(given.out, record(summary, " ".join(["python -m benchmarks.foreign", str(given.run), "DATA", *words])))
     if given.out == RECORD:
         fill()
 
