@@ -28,12 +28,20 @@ class Command(NamedTuple):
 COMMANDS = {
     "sft": Command("manners.train.sft", "SFTSettings", "sft", "Fine-tune on demonstrations or plain text."),
     "dpo": Command("manners.train.preference", "DPOSettings", "dpo", "Train on preference pairs, without a judge."),
+    "ppo": Command("manners.train.ppo", "PPOSettings", "ppo", "Train against a reward, on a leash to a reference."),
+    "raft": Command("manners.train.raft", "RAFTSettings", "raft", "Train on the best of a model's own answers, stage by stage."),
+    "reward": Command("manners.train.reward", "RewardSettings", "reward", "Train a reward model on pairs, rankings, ratings or labels."),
+    "score": Command("manners.evaluate.scores", "ScoreSettings", "score", "Score each given answer of a file with any reward."),
     "generate": Command("manners.reason.generate", "GenerateSettings", "generate", "Answer a prompt, or each prompt of a file."),
     "label": Command("manners.feedback.labels", "LabelSettings", "label", "Sampled answers to pairs, by the annotator with noise."),
     "chat": Command("manners.reason.chat", "ChatSettings", "chat", "Talk with a model on the terminal.", stage=False),
     "logprob": Command("manners.evaluate.logprob", "LogprobSettings", "logprob", "Log-probability of each given answer of a file."),
     "evaluate": Command("manners.evaluate.prompts", "EvaluateSettings", "evaluate", "Answers to sets of prompts, scored and counted."),
     "compare": Command("manners.evaluate.compare", "CompareSettings", "compare", "Evaluations side by side: differences and win rates."),
+    "best-of-n": Command("manners.evaluate.best_of_n", "BestOfNSettings", "best_of_n", "What the best of n is worth, from stored answers."),
+    "overoptimisation": Command(
+        "manners.evaluate.overoptimisation", "OveroptimisationSettings", "overoptimisation", "Gold against proxy, from a pool of samples."
+    ),
     "data inspect": Command(
         "manners.data.inspect", "InspectSettings", "inspect", "What a file holds, and what of it is trained.", stage=False
     ),

@@ -25,6 +25,8 @@ from manners.core.errors import InputError, MannersError
 
 STAGE = "stage.json"
 """What `pipeline` keeps of a stage in its folder."""
+WHOLE = 16 * 2**20
+"""Files of a model's folder up to this many bytes are hashed whole; of larger ones 16 blocks of a megabyte, evenly spaced."""
 
 
 def file_hash(path: str | Path) -> str:
@@ -33,6 +35,29 @@ def file_hash(path: str | Path) -> str:
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(2**20), b""):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def content_hash(path: Path) -> str:
+    """sha256 over a file, or over the names and contents of the files of a folder; of a run's folder, over its `model/` alone."""
+    if path.is_file():
+        return file_hash(path)
+    path = path / "model" if (path / "model").is_dir() else path
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        digest.update(f"{file.relative_to(path).as_posix()} {_blocks_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _blocks_hash(path: Path) -> str:
+    size = path.stat().st_size
+    if size <= WHOLE:
+        return file_hash(path)
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        for part in range(16):
+            file.seek(part * (size - 2**20) // 15)
+            digest.update(file.read(2**20))
     return digest.hexdigest()
 
 

@@ -42,7 +42,7 @@ _ANSWER_LIKE = re.compile(r"(chosen|rejected|responses?|answers?|outputs?|comple
 class DataFile:
     """What was read from a file.
 
-    `shape` is a name of SHAPES; `kind` is "demonstrations", "pairs", "labelled", "text" or "prompts". `rows` counts the rows read
+    `shape` is a name of SHAPES; `kind` is a key of KINDS. `rows` counts the rows read
     (all of the file unless a limit was given). `refused` lists (line or row number from 1, why). `notes` counts what was changed
     or is worth knowing.
     """
@@ -119,14 +119,14 @@ def _check_map(name: str, rows: Sequence[Row], mapping: Mapping[str, str]) -> No
 # -------------------------------------------------------------------------------------------------- which shape is it
 
 
-def _recognise(name: str, rows: Sequence[Row], mapping: Mapping[str, str]) -> tuple[Shape, dict[str, str]]:
+def _recognise(name: str, rows: Sequence[Row], mapping: Mapping[str, str], first: Sequence[Shape] = ()) -> tuple[Shape, dict[str, str]]:
     """The shape of the (mapped) rows, and its columns -> those of the rows. Raises InputError if there is none."""
     columns = _columns(rows)
     own = [c for c in columns if c in mapping or c in OPTIONAL_COLUMNS]
     # What a map names may be all that is wanted, or the rest of a shape may stand in the file under its own name.
     passes = [(own, False, False), (columns, True, True), (own, True, False)] if mapping else [(columns, True, True)]
     for names, may_be_weak, be_careful in passes:
-        for shape in SHAPES:
+        for shape in (*first, *SHAPES):
             bound = shape.bound(names)
             if bound is None or (shape.weak and not may_be_weak) or not set(mapping) <= set(bound.values()):
                 continue
@@ -194,10 +194,13 @@ def _suggest(rows: Sequence[Row], columns: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
-def read(path: str | Path, *, column_map: Mapping[str, str] | None = None, limit: int | None = None) -> DataFile:
+def read(
+    path: str | Path, *, column_map: Mapping[str, str] | None = None, limit: int | None = None, first: Sequence[Shape] = ()
+) -> DataFile:
     """Reads a file, or a hub data set `owner/name[:split]`, of any known shape.
 
-    `column_map` is as parse_map returns it; `limit` reads that many rows only. Rows that cannot be used are listed in `refused`.
+    `column_map` is as parse_map returns it; `limit` reads that many rows only; shapes in `first` are tried before SHAPES. Rows that
+    cannot be used are listed in `refused`.
     Raises InputError where the file cannot be read, its shape is not known, or no row is left.
     """
     name = str(path)
@@ -209,7 +212,7 @@ def read(path: str | Path, *, column_map: Mapping[str, str] | None = None, limit
     head = list(islice(numbered, SAMPLE if limit is None else min(limit, SAMPLE)))
     sample = [row for _, row in head]
     _check_map(name, sample, columns_map)
-    shape, bound = _recognise(name, [_mapped(row, columns_map) for row in sample], columns_map)
+    shape, bound = _recognise(name, [_mapped(row, columns_map) for row in sample], columns_map, first)
     notes: Notes = Counter()
     every: NumberedRows | list[tuple[int, Row]] = chain(head, numbered)
     convert = shape.convert

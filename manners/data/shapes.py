@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -28,6 +29,10 @@ ROLE_NAMES = {
     "developer": "system",
 }
 YES, NO = ("true", "1", "1.0", "yes", "good"), ("false", "0", "0.0", "no", "bad")
+HELPSTEER = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+"""Aspects that HelpSteer has as columns."""
+CLASS = "class/"
+"""Before the label in a response's scores."""
 _HH_MARK = re.compile(r"\n\n(Human|Assistant):")
 
 
@@ -356,6 +361,83 @@ def _compared(row: Row, notes: Notes, better: str, margin: float | None) -> list
     return [_group(row, _prompt(row, notes), answers, notes, margin)]
 
 
+def ranking_row(row: Row, notes: Notes) -> list[Group]:
+    """A prompt and several answers with a rank each (1 the best, equal ranks are ties) or a score each (the highest the best)."""
+    answers = _several(row, notes)
+    column, sign = ("ranks", 1) if row.get("ranks") is not None else ("scores", -1)
+    given = _listed(row.get(column), column, len(answers))
+    ranks = [sign * _number(value, column) for value in given]
+    if len(set(ranks)) == 1:
+        raise RowRefused("all answers have the same rank")
+    group = _group(row, _prompt(row, notes), answers, notes)
+    for response, rank in zip(group.responses, ranks, strict=True):
+        response.scores["rank"] = rank
+    return [group]
+
+
+def pick_row(row: Row, notes: Notes) -> list[Group]:
+    """A prompt, several answers, and which of them is best: its place, from 0, or its text."""
+    answers, best = _several(row, notes), row.get("best")
+    if isinstance(best, str) and not best.strip().isdecimal():
+        places = [i for i, turns in enumerate(answers) if turns[-1].content.strip() == best.strip()]
+    else:
+        place = _number(best, "best")
+        places = [int(place)] if place.is_integer() and 0 <= place < len(answers) else []
+    if len(places) != 1:
+        raise RowRefused("'best' is none of the answers" if not places else "'best' is the text of several answers")
+    group = _group(row, _prompt(row, notes), answers, notes)
+    for place, response in enumerate(group.responses):
+        response.scores["best"] = float(place == places[0])
+    return [group]
+
+
+def _several(row: Row, notes: Notes) -> list[Turns]:
+    """The turns of all answers in `responses`. Raises RowRefused if they are fewer than two."""
+    value = _listed(row.get("responses"), "responses")
+    if len(value) < 2:
+        raise RowRefused("fewer than two answers")
+    return [_answer(answer, "responses", notes) for answer in value]
+
+
+def _listed(value: object, field: str, count: int | None = None) -> list[object]:
+    """A list, or one written as JSON, which is how CSV holds it. Raises RowRefused for anything else and for another number of items."""
+    if isinstance(value, str):
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value)
+    if not isinstance(value, list):
+        raise RowRefused(f"'{field}' is not a list")
+    if count is not None and len(value) != count:
+        raise RowRefused(f"'{field}' and 'responses' differ in number")
+    return value
+
+
+def rated_row(row: Row, notes: Notes) -> list[Group]:
+    """A prompt and an answer with a number for each of several aspects; an aspect that is null, missing or "N/A" was not rated."""
+    aspects = row.get("aspects", {name: row[name] for name in HELPSTEER if name in row})
+    if isinstance(aspects, str):
+        with suppress(ValueError, RecursionError):
+            aspects = json.loads(aspects)
+    if not isinstance(aspects, Mapping):
+        raise RowRefused("'aspects' is not an object of numbers")
+    rated = {str(name): _number(value, str(name)) for name, value in aspects.items() if value not in (None, "", "N/A")}
+    if not rated:
+        raise RowRefused("no aspect is rated")
+    group = completion_row(row, notes)[0]
+    group.responses[0].scores |= rated
+    return [group]
+
+
+def class_row(row: Row, notes: Notes) -> list[Group]:
+    """A text, an answer or a conversation with the label of its class, as `class/NAME`."""
+    label = label_code(row.get("label"))
+    if label in ("", "none"):
+        raise RowRefused("no label")
+    kind = messages_row if row.get("messages") is not None else completion_row if row.get("completion") is not None else text_row
+    group = kind(row, notes)[0]
+    group.responses[0].scores[f"{CLASS}{label}"] = 1.0
+    return [group]
+
+
 def _margin(row: Row) -> float | None:
     """The margin, or None where there is none. Raises RowRefused unless it is a finite number."""
     return None if row.get("margin") in (None, "") else _number(row["margin"], "margin")
@@ -429,6 +511,7 @@ _INSTRUCTION, _INPUT = ("instruction",), ("input", "context")
 _MARGIN = ("margin",)
 _A, _B, _SCORES = ("a",), ("b",), (("score_a",), ("score_b",))
 _LABEL = ("label", "kto_tag")
+_SEVERAL = ("responses", "answers", "completions")
 
 SHAPES = (
     Shape("scored", "pairs", (PROMPT_COLUMNS, _A, _B, *_SCORES), scored_row),
@@ -440,6 +523,11 @@ SHAPES = (
     Shape("alpaca-pair", "pairs", (_INSTRUCTION, ("chosen",), ("rejected",)), pair_row, (_INPUT, _MARGIN)),
     Shape("hh-pair", "pairs", (("chosen",), ("rejected",)), conversation_pair_row, (_MARGIN,), _is_hh_pair),
     Shape("conversation-pair", "pairs", (("chosen",), ("rejected",)), conversation_pair_row, (_MARGIN,), _is_turns_pair),
+    Shape("ranking", "rankings", (PROMPT_COLUMNS, _SEVERAL, ("ranks", "rank", "ranking")), ranking_row),
+    Shape("ranking", "rankings", (_INSTRUCTION, _SEVERAL, ("ranks", "rank", "ranking")), ranking_row, (_INPUT,)),
+    Shape("ranking", "rankings", (PROMPT_COLUMNS, _SEVERAL, ("scores",)), ranking_row),
+    Shape("pick", "picks", (PROMPT_COLUMNS, _SEVERAL, ("best",)), pick_row),
+    Shape("pick", "picks", (_INSTRUCTION, _SEVERAL, ("best",)), pick_row, (_INPUT,)),
     Shape("labelled", "labelled", (CONVERSATION_COLUMNS, _LABEL), labelled_row),
     Shape("labelled", "labelled", (PROMPT_COLUMNS, ANSWER_COLUMNS, _LABEL), labelled_row),
     Shape("sharegpt", "demonstrations", (CONVERSATION_COLUMNS,), messages_row, fits=_is_sharegpt),
@@ -460,18 +548,35 @@ SHAPES = (
     Shape("prompts", "prompts", (("turns",),), prompts_row, weak=True),
 )
 
+RATING_SHAPES = (
+    Shape("rated", "ratings", (PROMPT_COLUMNS, ANSWER_COLUMNS, ("aspects",)), rated_row),
+    Shape("helpsteer", "ratings", (PROMPT_COLUMNS, ANSWER_COLUMNS, *((name,) for name in HELPSTEER)), rated_row),
+)
+"""Read as such only by who asks for ratings: to others these rows are demonstrations."""
+CLASS_SHAPES = (
+    Shape("class", "classes", (CONVERSATION_COLUMNS, _LABEL), class_row),
+    Shape("class", "classes", (PROMPT_COLUMNS, ANSWER_COLUMNS, _LABEL), class_row),
+    Shape("class", "classes", (("text", "sentence"), _LABEL), class_row),
+)
+"""Read as such only by who asks for classes: to others a label is true or false, and text is text."""
+
 KINDS = {
     "demonstrations": "prompt and completion, or messages",
     "pairs": "prompt, chosen and rejected",
+    "rankings": "prompt, responses and ranks",
+    "picks": "prompt, responses and best",
+    "ratings": "prompt, completion and aspects",
+    "classes": "text, or prompt and completion, and label",
     "labelled": "prompt, completion and label (true or false)",
     "text": "text",
     "prompts": "prompt",
 }
 KNOWN = (
     "messages; prompt + completion; prompt + chosen + rejected; chosen + rejected (whole conversations); "
-    "prompt + completion + label; instruction (+ input) + output; conversations; instruction + instances; text; prompt alone"
+    "prompt + completion + label; prompt + responses + ranks (or scores, or best); instruction (+ input) + output; conversations; "
+    "instruction + instances; text; prompt alone"
 )
-COLUMN_NAMES = sorted({name for shape in SHAPES for names in shape.all for name in names})
+COLUMN_NAMES = sorted({name for shape in (*SHAPES, *RATING_SHAPES, *CLASS_SHAPES) for names in shape.all for name in names})
 OPTIONAL_COLUMNS = {name for shape in SHAPES for names in shape.all if names not in shape.needs for name in names}
 _TIES = ("tie", "tie (bothbad)", "both", "equal", "draw")
 

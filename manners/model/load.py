@@ -26,6 +26,8 @@ from manners.core.errors import InputError, nearest
 from manners.model.fetch import ALIASES, fetch, quiet
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+REWARD_CARD = "reward.json"
+"""What tells a reward model of ours (model/reward.py) from the adapter or model that it is made of."""
 WEIGHTS, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "tekken.json"),
@@ -70,7 +72,7 @@ def load_tokenizer(source: ModelSource | str) -> PreTrainedTokenizerBase:
         place, local = str(source.adapter), True
     else:
         place, local = source.base, source.folder is not None
-    with quiet(), _told("tokenizer", place):
+    with quiet(), told("tokenizer", place):
         return AutoTokenizer.from_pretrained(place, local_files_only=local, trust_remote_code=False)
 
 
@@ -90,9 +92,8 @@ def load_model(source: ModelSource | str, *, dtype: torch.dtype | None = None, d
     if dtype is None:
         dtype = torch.bfloat16 if place.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
     local = source.folder is not None
-    with quiet(), _told("model", source.base):
-        config = AutoConfig.from_pretrained(source.base, local_files_only=local, trust_remote_code=False)
-        _zero_noise(config)
+    with quiet(), told("model", source.base):
+        config = prepared_config(source.base, local=local)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.base,
             config=config,
@@ -117,6 +118,13 @@ def load_model(source: ModelSource | str, *, dtype: torch.dtype | None = None, d
             f"{tuple(found)} instead of {tuple(wanted)}); one of the two files belongs to another model."
         )
     return model.to(place).eval()
+
+
+def prepared_config(name: str, *, local: bool) -> PretrainedConfig:
+    """The config in a folder or of a hub id, with every dropout and jitter rate set to zero."""
+    config = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+    _zero_noise(config)
+    return config
 
 
 def _resolve(name: str, *, base_of: Path | None = None) -> ModelSource:
@@ -145,13 +153,18 @@ def _resolve(name: str, *, base_of: Path | None = None) -> ModelSource:
 
 def _resolve_folder(folder: Path, *, base_of: Path | None = None) -> ModelSource:
     """The source in a folder: a model, an adapter, or a run with one of these in its `model/`."""
+    if (folder / REWARD_CARD).is_file():
+        raise InputError(
+            f"'{folder}' is a reward model, which scores answers and cannot write them: give it as reward=, as in `manners score`, and "
+            "here a language model."
+        )
     if (folder / ADAPTER_CONFIG).is_file():
         return _resolve_adapter(folder, base_of=base_of)
     if (folder / CONFIG).is_file():
         _check_weights(folder, WEIGHTS)
         return ModelSource(folder, str(folder), None)
     inner = folder / "model"
-    if any((inner / name).is_file() for name in (ADAPTER_CONFIG, CONFIG)) and _glob(inner, "*.safetensors", *PICKLED):
+    if any((inner / name).is_file() for name in (ADAPTER_CONFIG, CONFIG, REWARD_CARD)) and _glob(inner, "*.safetensors", *PICKLED):
         return _resolve_folder(inner, base_of=base_of)
     if _glob(folder, *RUN_TRACES):
         raise InputError(
@@ -195,18 +208,18 @@ def _resolve_adapter(adapter: Path, *, base_of: Path | None) -> ModelSource:
 
 def _resolve_hub(name: str, *, base_of: Path | None) -> ModelSource:
     """The source of a hub id: its snapshot if that is here and whole, else the id itself once the hub has answered."""
-    told = None
+    complaint = None
     if (snapshot := _snapshot(name)) is not None:
         try:
             return _with_tokenizer(_resolve_folder(snapshot, base_of=base_of), name)
         except InputError as error:
-            told = error  # perhaps only a part of it was ever downloaded
+            complaint = error  # perhaps only a part of it was ever downloaded
     if constants.is_offline_mode():
-        lacking = f"its copy here is not whole ({told})" if told else "there is no copy of it here"
+        lacking = f"its copy here is not whole ({complaint})" if complaint else "there is no copy of it here"
         raise InputError(f"'{name}' cannot be loaded: HF_HUB_OFFLINE is set, and {lacking}; unset it once, or {_instead()}.")
     if silent := network.silent_hub():
         raise InputError(f"There is no folder '{name}' here, and no network to load it as a hub id ({silent} is silent): {_instead()}.")
-    with quiet(), _told("model", name):
+    with quiet(), told("model", name):
         files = list_repo_files(name)
         if ADAPTER_CONFIG in files:
             patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
@@ -286,7 +299,7 @@ def _zero_noise(config: PretrainedConfig | dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _told(what: str, place: str) -> Iterator[None]:
+def told(what: str, place: str) -> Iterator[None]:
     """Turn what the libraries raise over a file or a repository into one sentence."""
     try:
         yield

@@ -20,7 +20,7 @@ from manners.model import attention
 from manners.model.attention import TreePattern, attending
 from manners.model.roles import BASE, Backbone
 from manners.model.score import Head, token_logps
-from manners.model.tree import pack
+from manners.model.tree import TokenTree, pack
 
 TOLERANCE = {torch.float64: 1e-5}
 """Largest difference of a token's log-probability, in nats, that is rounding, if it is not the one below."""
@@ -30,12 +30,15 @@ HALVES = (torch.bfloat16, torch.float16)
 KNOWN_LAYERS = frozenset({"full_attention", "sliding_attention", "dense", "sparse"})
 
 
-def refuse_by_kind(model: PreTrainedModel) -> None:
-    """Raise InputError for a family known not to be a causal model that mixes tokens in attention only, from class and config alone."""
+def refuse_by_kind(model: PreTrainedModel, *, output: bool = True) -> None:
+    """Raise InputError for a family known not to be a causal model that mixes tokens in attention only, from class and config alone.
+
+    With `output` it also needs an output layer over the vocabulary.
+    """
     name, config = type(model).__name__, model.config.get_text_config()
     if getattr(model.config, "is_encoder_decoder", False):
         raise InputError(f"{name} is an encoder-decoder model; Manners needs a causal (decoder-only) language model.")
-    if model.get_output_embeddings() is None:
+    if output and model.get_output_embeddings() is None:
         raise InputError(f"{name} has no output layer over the vocabulary (it classifies or embeds); give a causal language model.")
     if getattr(config, "is_decoder", None) is False and any(getattr(m, "is_causal", None) is False for m in model.modules()):
         raise InputError(f"{name} attends to later tokens as well as earlier ones; Manners needs a causal language model.")
@@ -94,20 +97,47 @@ def probe(backbone: Backbone, *, seed: int = 0) -> float:
     The backbone is left as it was. Raises InputError, naming the family, if the difference is more than rounding, if a layer does
     not go through attention, or if a sliding window of the config never reaches it.
     """
-    model, name = backbone.model, type(backbone.model).__name__
+    model = backbone.model
     refuse_by_kind(model)
     groups = _random_groups(model, seed)
     tree = pack(groups).to(backbone.device)
+    with _probing(backbone):
+        hidden, pattern = _tree_states(model, tree)
+        tree_N = token_logps(Head.of(model), hidden[tree.predictor_N], tree.target_N)[0]
+        _check_layers(model, pattern)
+        plain_N = plain_logps(model, groups)
+    worst = float((tree_N - plain_N).abs().max()) if len(plain_N) else 0.0
+    _within(model, worst, "other log-probabilities", "nats")
+    return worst
+
+
+def probe_trunk(backbone: Backbone, *, seed: int = 0) -> float:
+    """The same of a model without an output layer: the largest difference of its last states, as a share of their root mean square.
+
+    Raises InputError as `probe` does.
+    """
+    model = backbone.model
+    refuse_by_kind(model, output=False)
+    groups = _random_groups(model, seed)
+    tree = pack(groups).to(backbone.device)
+    with _probing(backbone):
+        hidden, pattern = _tree_states(model, tree)
+        _check_layers(model, pattern)
+        plain = plain_states(model, groups)
+    worst = float((hidden[tree.last_R] - plain).abs().max() / plain.square().mean().sqrt().clamp(min=1e-30))
+    _within(model, worst, "other states", "of their size")
+    return worst
+
+
+@contextmanager
+def _probing(backbone: Backbone) -> Iterator[None]:
+    """Within this block the base computes in eval mode and at least float32; what its code raises becomes a sentence."""
+    model, name = backbone.model, type(backbone.model).__name__
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.no_grad(), backbone.role(BASE), _in_float32(model):
-            pattern = TreePattern(tree)
-            with attending(pattern):
-                hidden = model.base_model(input_ids=tree.tokens_T[None], position_ids=tree.positions_T[None], use_cache=False)[0][0]
-            tree_N = token_logps(Head.of(model), hidden[tree.predictor_N], tree.target_N)[0]
-            _check_layers(model, pattern)
-            plain_N = plain_logps(model, groups)
+            yield
     except (MannersError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # model code of any family: what it may raise is not ours to list
@@ -115,14 +145,36 @@ def probe(backbone: Backbone, *, seed: int = 0) -> float:
     finally:
         for module in training:
             module.training = True
-    worst = float((tree_N - plain_N).abs().max()) if len(plain_N) else 0.0
+
+
+def _tree_states(model: PreTrainedModel, tree: TokenTree) -> tuple[Tensor, TreePattern]:
+    """Last states (T, D) of a tree's row, and what its layers asked of attention."""
+    pattern = TreePattern(tree)
+    with attending(pattern):
+        return model.base_model(input_ids=tree.tokens_T[None], position_ids=tree.positions_T[None], use_cache=False)[0][0], pattern
+
+
+def _within(model: PreTrainedModel, worst: float, what: str, unit: str) -> None:
+    """Raise InputError unless a difference is rounding."""
     limit = TOLERANCE.get(model.dtype, TOLERANCE_FLOAT32)
     if not worst <= limit:
         raise InputError(
-            f"{name} gives other log-probabilities under tree attention than by itself (they differ by {worst:.2g} nats, rounding is "
+            f"{type(model).__name__} gives {what} under tree attention than by itself (they differ by {worst:.2g} {unit}, rounding is "
             f"below {limit:g}); this model family is not supported."
         )
-    return worst
+
+
+def plain_states(model: PreTrainedModel, groups: list[TokenGroup]) -> Tensor:
+    """The last state (R, D) of every response by the model's own forward, one sequence at a time."""
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation("eager")
+        rows = [[*group.prompt_ids, *response.token_ids] for group in groups for response in group.responses]
+        return torch.stack(
+            [model.base_model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)[0][0, -1] for ids in rows]
+        )
+    finally:
+        model.set_attn_implementation(before or attention.NAME)
 
 
 def plain_logps(model: PreTrainedModel, groups: list[TokenGroup]) -> Tensor:

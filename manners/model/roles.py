@@ -190,6 +190,16 @@ class Backbone:
         self._switch(self._active)
         fused.install(self.model)
 
+    def add_role(self, name: str, like: str = BASE) -> None:
+        """Add a role that computes as role `like` does and has no weights of its own: a name for one more head on the same trunk."""
+        if name in self._adapters:
+            raise ValueError(f"role '{name}' exists already")
+        self._adapters[name] = self._adapters[like]
+
+    def adapter_of(self, role: str) -> str | None:
+        """Name of the adapter that a role computes with; None for the base. Roles with the same one compute the same."""
+        return self._adapters[role]
+
     def lora(self, role: str) -> Lora:
         """Rank, alpha and targets of an adapter role."""
         adapter = self._adapters[role]

@@ -5,12 +5,12 @@ import torch
 from manners.core.console import console
 from manners.model.roles import BASE
 from manners.train import memory
-from manners.train.learner import count_steps
+from manners.train.learner import Forward, count_steps, policy_scores
 from manners.train.stage import Stage, TrainSettings
 
 
-def describe(settings: TrainSettings, stage: Stage, learning_rate: float) -> None:
-    """Print what was read, whether it can be trusted, and the plan that follows from the settings."""
+def describe(settings: TrainSettings, stage: Stage, learning_rate: float, forward: Forward = policy_scores) -> None:
+    """Print what was read, whether it can be trusted, and the plan that follows from the settings. `forward` is the learner's."""
     _rows(settings, stage)
     _checks(stage)
     trained = sum(p.numel() for p in stage.backbone.trainable(stage.role).values())
@@ -28,7 +28,7 @@ def describe(settings: TrainSettings, stage: Stage, learning_rate: float) -> Non
         f"plan: {steps:,} steps of {settings.batch_size} rows, learning rate {learning_rate:g} ({settings.schedule}), "
         f"micro-batches of {settings.micro_tokens:,} tokens, seed {settings.seed}, {torch.get_num_threads()} threads"
     )
-    stage.memory = memory.plan(stage.backbone, stage.role, stage.groups, settings)
+    stage.memory = memory.plan(stage.backbone, stage.role, stage.groups, settings, forward)
     console.print(f"memory: {memory.sentence(stage.memory, stage.backbone.device)}")
 
 

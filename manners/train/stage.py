@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,10 +137,14 @@ def load_backbone(source: ModelSource, settings: TrainSettings, tokenizer: Any) 
     if source.adapter is not None:
         backbone.load_adapter(POLICY, source.adapter)
     else:
-        names = [name.strip() for name in settings.lora_targets.split(",") if name.strip()]
-        targets = "all-linear" if names == ["all-linear"] else names
-        backbone.add_adapter(POLICY, Lora(settings.lora_rank, settings.lora_alpha, targets), seed=settings.seed)
+        backbone.add_adapter(POLICY, lora_of(settings), seed=settings.seed)
     return backbone, POLICY
+
+
+def lora_of(settings: TrainSettings) -> Lora:
+    """The fresh adapter that the settings ask for."""
+    names = [name.strip() for name in settings.lora_targets.split(",") if name.strip()]
+    return Lora(settings.lora_rank, settings.lora_alpha, "all-linear" if names == ["all-linear"] else names)
 
 
 def fit(run: RunFolder, learner: Learner, groups: Sequence[TokenGroup], loss: Loss, settings: TrainSettings, name: str) -> None:
@@ -189,14 +193,31 @@ def interruptible() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def finish(run: RunFolder, stage: Stage, settings: TrainSettings, name: str, started: float, extra: dict[str, Any]) -> dict[str, Any]:
-    """Write the trained model where the ecosystem finds it, then the manifest. Returns the manifest."""
+def write_policy(folder: Path, stage: Stage, settings: TrainSettings) -> None:
+    """The trained adapter or model, with its tokenizer."""
+    if stage.role == BASE:
+        stage.backbone.model.save_pretrained(str(folder))
+    else:
+        stage.backbone.save_adapter(stage.role, folder, base_name=base_name(settings.model, stage.source))
+    save_tokenizer(stage.backbone.tokenizer, folder, stage.format.template)
+
+
+def finish(
+    run: RunFolder,
+    stage: Stage,
+    settings: TrainSettings,
+    name: str,
+    started: float,
+    extra: dict[str, Any],
+    write: Callable[[Path], None] | None = None,
+) -> dict[str, Any]:
+    """Write the trained model where the ecosystem finds it (or what `write` puts into the folder), then the manifest. Returns the
+    manifest."""
     with files.whole_folder(run.path / "model") as folder, quiet():
-        if stage.role == BASE:
-            stage.backbone.model.save_pretrained(str(folder))
+        if write is None:
+            write_policy(folder, stage, settings)
         else:
-            stage.backbone.save_adapter(stage.role, folder, base_name=base_name(settings.model, stage.source))
-        save_tokenizer(stage.backbone.tokenizer, folder, stage.format.template)
+            write(folder)
     steps = [r for r in run.metrics if "loss" in r]
     manifest = {
         "stage": name,
