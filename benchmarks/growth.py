@@ -3,11 +3,14 @@
     python -m benchmarks.growth [--out docs/results/growth.json]
 
 Every point is a process of its own, so that its peak of memory is its own: a random Llama (SmolLM2-135M's shape unless the model is
-what grows), LoRA of rank 16, random tokens, one step to warm up and two measured, the faster one kept.
+what grows), LoRA of rank 16, random tokens, one step to warm up and two measured, the faster one kept. At the end, for each axis, a
+power is fitted to the seconds (least squares of logarithms) and a line (of seconds), over the tokens computed, or the weights where the
+model grows, with the largest relative distance of a point from each.
 """
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import time
@@ -54,6 +57,27 @@ def measure(rows: int, answers: int, prompt: int, answer: int, width: int, layer
     }  # fmt: skip
 
 
+def fit(points: list[dict[str, float]], over: str) -> dict[str, float]:
+    """Power and line through the points, and how far the farthest point lies off them."""
+    x, y = [p[over] for p in points], [p["seconds"] for p in points]
+    power, at_one = _line([math.log(v) for v in x], [math.log(v) for v in y])
+    slope, start = _line(x, y)
+    off = lambda guess: max(abs(guess(a) / b - 1) for a, b in zip(x, y, strict=True))
+    return {
+        "power": round(power, 3),
+        "off_the_power": round(off(lambda a: math.exp(at_one) * a**power), 3),
+        "seconds_at_nothing": round(start, 3),
+        "off_the_line": round(off(lambda a: start + slope * a), 3),
+    }
+
+
+def _line(x: list[float], y: list[float]) -> tuple[float, float]:
+    """Slope and start by least squares."""
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+    return slope, mean_y - slope * mean_x
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out")
@@ -69,9 +93,11 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found.setdefault(axis, []).append({**point, **json.loads(done.stdout.splitlines()[-1])})
             print(axis, json.dumps(found[axis][-1]), flush=True)
+    fits = {axis: fit(points, "weights" if axis == "model" else "tokens") for axis, points in found.items()}
+    print("fits", json.dumps(fits), flush=True)
     if given.out:
         with open(given.out, "w", encoding="utf-8") as file:
-            file.write(json.dumps(found, indent=1) + "\n")
+            file.write(json.dumps({"points": found, "fits": fits}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

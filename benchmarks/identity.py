@@ -3,20 +3,23 @@
     python -m benchmarks.identity --model DIR [--samples 200] [--tokens 64] [--slots 32 4] [--alone 20]
 
 Prompts are those of the starter set, temperature 1. The first of `--slots` is the reference; the others draw all samples again, in
-reverse order, and `--alone` samples are drawn with one slot. Prints one JSON line for packed and one for plain weights: how many
-samples differ anywhere, and the largest difference of a log-probability from the scorer's.
+reverse order, and `--alone` samples are drawn with one slot. Prints one JSON line for packed and one for plain weights: for each kind
+of other company how many samples differ anywhere (in a token or in a bit of a log-probability) and which share that is, whether
+another number of rows had to be done without, and the largest difference of a log-probability from the scorer's.
 """
 
 import argparse
 import json
 import time
 from importlib.resources import files
+from typing import Any
 
 import torch
 
 from manners.core.files import read_jsonl
 from manners.core.records import Prompt, TokenGroup, TokenResponse
 from manners.data.chat import ChatFormat
+from manners.model import cache
 from manners.model.decoder import can_pack
 from manners.model.draw import Sampling
 from manners.model.load import load_tokenizer, resolve
@@ -28,6 +31,7 @@ from manners.model.tree import pack
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--weights", choices=["both", "packed", "plain"], default="both")
     parser.add_argument("--slots", type=int, nargs="+", default=[32, 4])
     for name, default in {"samples": 200, "tokens": 64, "alone": 20}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
@@ -45,20 +49,24 @@ def main() -> None:
         drawn = sampler.sample_ids([ids[i] for i in rows], sampling, rows=rows, stop_ids=fmt.stop_ids)
         return {row: sample for row, [sample] in zip(rows, drawn, strict=True)}
 
-    for packed in (True, False) if can_pack(backbone.model) else (False,):
+    kinds = {"both": (True, False), "packed": (True,), "plain": (False,)}[given.weights]
+    for packed in (kind for kind in kinds if not kind or can_pack(backbone.model)):
         began, every = time.perf_counter(), list(range(given.samples))
         reference = draw(every, given.slots[0], packed)
         said = {"weights": "packed float16" if packed else "plain float32", "samples": given.samples, "tokens": given.tokens}
         for slots in given.slots[1:]:
             again = draw(every[::-1], slots, packed)
-            said[f"differ with {slots} slots, in reverse"] = _differ(reference, again)
-        said[f"differ alone, of {given.alone}"] = _differ(reference, draw(every[: given.alone], 1, packed))
+            said |= _divergence(f"with {slots} slots, in reverse", reference, again)
+        said |= _divergence("alone", reference, draw(every[: given.alone], 1, packed))
+        said["row or key numbers without a stable one near"] = sorted(cache._said)
         said["largest gap to the scorer, nats a token"] = _gap(backbone, role, ids, reference)
         print(json.dumps({**said, "seconds": round(time.perf_counter() - began, 1)}), flush=True)
 
 
-def _differ(reference: dict[int, Drawn], again: dict[int, Drawn]) -> int:
-    return sum(reference[row].token_ids != drawn.token_ids or reference[row].logprobs != drawn.logprobs for row, drawn in again.items())
+def _divergence(company: str, reference: dict[int, Drawn], again: dict[int, Drawn]) -> dict[str, Any]:
+    """How many of the samples drawn again differ, and their share."""
+    count = sum(reference[row].token_ids != drawn.token_ids or reference[row].logprobs != drawn.logprobs for row, drawn in again.items())
+    return {company: {"drawn": len(again), "differ": count, "share": round(count / len(again), 4)}}
 
 
 def _gap(backbone, role: str, ids: list[list[int]], drawn: dict[int, Drawn]) -> float:

@@ -12,9 +12,9 @@ import psutil
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's mallopt(3)."""
-PRIMITIVES = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"
-"""oneDNN keeps compiled code for each shape of a product, by default of 1,024. Micro-batches differ in length, so old shapes seldom come
-again."""
+PRIMITIVES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
+"""oneDNN keeps compiled code for each shape of a product, by default of 1,024, and torch's layer above it (ideep) does so once more, some
+0.2 MB a shape. Micro-batches differ in length, so old shapes seldom come again."""
 TUNABLES, NO_SMALL_CACHE = "GLIBC_TUNABLES", "glibc.malloc.tcache_count=0"
 
 
@@ -25,7 +25,8 @@ def keep_freed_memory() -> bool:
     and again: each time the system hands out pages one by one and fills them with zeros (docs/decisions.md has the cost). The
     peak stays what it was. Set MANNERS_MALLOC=default to leave the C library alone.
     """
-    os.environ.setdefault(*PRIMITIVES)  # read when oneDNN is first used
+    for name, value in PRIMITIVES.items():
+        os.environ.setdefault(name, value)  # read when oneDNN is first used
     if not _glibc():
         return False
     library = ctypes.CDLL(None)

@@ -19,6 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from manners.core.errors import InputError
 from manners.model.tree import TokenTree
+from manners.ops.attention import Run, attend_runs, can_attend
 
 NAME = "manners_tree"
 HARMLESS = frozenset(
@@ -72,11 +73,14 @@ class TreePattern:
         place = {node.start: index for index, node in enumerate(tree.nodes)}
         self._chains = [[place[node.start] for node in tree.chain(index)] for index in range(len(tree.nodes))]
         self._masks: dict[tuple[int, int | None], Tensor | None] = {}
+        self._joint: dict[tuple[int | None, torch.dtype], list[Run]] = {}
 
     def attend(self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, shape: Shape) -> Tensor:
         self.calls.append((getattr(module, "layer_idx", -1), shape.window))
         if query.shape[2] != self.tree.tokens_T.numel():
             raise RuntimeError(f"attention was asked for a row of {query.shape[2]} tokens under a tree of {self.tree.tokens_T.numel()}")
+        if shape.softcap is None and shape.sinks_H is None and can_attend(query, key, value):
+            return attend_runs(query, key, value, self._runs(shape.window, query.dtype), shape.scaling)
         # Split once: the backward of a slice writes a whole row of zeros for each node, that of a split writes the row once.
         lengths = [node.end - node.start for node in self.tree.nodes]
         queries, keys, values = (row.split(lengths, 2) for row in (query, key, value))
@@ -85,6 +89,26 @@ class TreePattern:
             mask = self._mask(index, shape.window)
             outputs.append(attend_span(queries[index], _gather(keys, chain), _gather(values, chain), mask, shape))
         return torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
+
+    def _runs(self, window: int | None, dtype: torch.dtype) -> list[Run]:
+        """The nodes as runs of queries and keys, the same for all layers. A root and its only child, next to it, are one causal run."""
+        if (window, dtype) not in self._joint:
+            nodes, runs, index = self.tree.nodes, [], 0
+            parents = [node.parent for node in nodes]
+            while index < len(nodes):
+                first, last, parent = nodes[index]
+                only = parent < 0 and parents[index + 1 : index + 2] == [index] and parents.count(index) == 1
+                if only and (window is None or nodes[index + 1].end - first <= window):
+                    last = nodes[index + 1].end
+                    runs.append(Run(first, last, ((first, last),), None))
+                    index += 2
+                    continue
+                allowed = self._mask(index, window)
+                added = None if allowed is None else torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, float("-inf"))
+                runs.append(Run(first, last, tuple(nodes[i][:2] for i in self._chains[index]), added))
+                index += 1
+            self._joint[window, dtype] = runs
+        return self._joint[window, dtype]
 
     def _mask(self, index: int, window: int | None) -> Tensor | None:
         """Boolean (queries, keys) of a node, or None where plain causal attention is the same."""

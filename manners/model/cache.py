@@ -13,11 +13,25 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from manners.core.console import console
 from manners.model.attention import Shape, TreePattern, attend_span, attending
 from manners.model.tree import TokenTree, TreeBuilder
 
 STEP = 64
 """The capacity of a slot is a multiple of this, which keeps every slot's memory aligned alike."""
+
+
+_said: set[str] = set()
+
+
+def say_company_matters(what: str) -> None:
+    """Warn, once a process, that samples may differ by company, and what was not found."""
+    if not _said:
+        console.print(
+            f"warning: {what} gives the same bits as others on this processor, so a sample may hang on which and how many others are drawn "
+            "beside it. `python -m benchmarks.identity` measures how many differ."
+        )
+    _said.add(what)
 
 
 class Prefill(TreePattern):
@@ -180,8 +194,10 @@ class _Spans:
         assert self.first_span is not None
         least = max(self.first_span, -(-length // STEP) * STEP)
         if least not in self._found:
-            near = (s for s in range(least, least + 8 * STEP, STEP) if self._agrees(s))
-            self._found[least] = next(near, least)
+            found = next((s for s in range(least, least + 8 * STEP, STEP) if self._agrees(s)), None)
+            if found is None:
+                say_company_matters(f"no span of keys near {least}")
+            self._found[least] = least if found is None else found
         return self._found[least]
 
     def _agrees(self, span: int) -> bool:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from manners.core.errors import MannersError
+from manners.model.cache import say_company_matters
 from manners.model.roles import Backbone
 from manners.ops.products import product
 
@@ -203,10 +204,13 @@ class Decoder:
                     module.forward = own
 
     def rows(self, wanted: int) -> int:
-        """The smallest number of rows, at least `wanted`, at which no product's row depends on the number; `wanted` if none is near."""
+        """The smallest number of rows, at least `wanted`, at which no product's row depends on the number; `wanted` if none is near,
+        which is said once a process."""
         if wanted not in self._smallest:
-            near = (rows for rows in range(wanted, 2 * wanted + 16) if self.stable(rows))
-            self._smallest[wanted] = next(near, wanted)
+            found = next((rows for rows in range(wanted, 2 * wanted + 16) if self.stable(rows)), None)
+            if found is None:
+                say_company_matters(f"no number of rows near {wanted}")
+            self._smallest[wanted] = wanted if found is None else found
         return self._smallest[wanted]
 
     def stable(self, rows: int) -> bool:

@@ -19,8 +19,12 @@ from transformers import PreTrainedModel
 
 from manners.model.attention import TreePattern, attending
 from manners.model.tree import TokenTree
+from manners.ops.products import product
 from manners.ops.segments import segment_sum
 
+FULL = (torch.float32, torch.float64)
+SLICES = 8
+"""What is as large as a chunk of logits, or as the output layer, and passes, is made in so many parts."""
 CHUNK_BYTES = 32 * 2**20
 """Size of one chunk of logits. Larger gains nothing on a CPU; smaller costs matrix efficiency."""
 
@@ -116,8 +120,8 @@ def rewards(model: PreTrainedModel, tree: TokenTree, head: nn.Linear) -> Scores:
 
     Raises ValueError for a response without a trained token.
     """
-    if bool((tree.last_R < 0).any()):
-        raise ValueError(f"response {int((tree.last_R < 0).nonzero()[0])} has no trained token, so there is no place to read its reward")
+    if -1 in (places := tree.last_R.tolist()):  # in Python: a trace, whose tensors have no data, comes through here, too
+        raise ValueError(f"response {places.index(-1)} has no trained token, so there is no place to read its reward")
     hidden_RD = trunk(model, tree).index_select(0, tree.last_R)
     return Scores(hidden_RD.new_empty(0), tree.response_N, tree.responses, reward_RK=head_outputs(head, hidden_RD))
 
@@ -170,13 +174,20 @@ class _FrozenHead(Function):
             logp, lse = _logp(plain, target)
             logps.append(logp)
             if wanted or entropy:
-                probabilities = (plain - lse).exp_()
-                entropies.append(_entropy(plain, probabilities, lse) if entropy else lse.new_empty(0))
+                # A few rows at a time, each written over its logits unless backward needs those: one chunk is in memory, not two.
+                slope = torch.empty_like(plain) if head.softcap is not None else plain
+                parts = [tensor.split(-(-len(target) // SLICES)) for tensor in (plain, lse, slope)]
+                for some, some_lse, out in zip(*parts, strict=True):
+                    probabilities = (some - some_lse).exp_()
+                    if entropy:
+                        entropies.append(_entropy(some, probabilities, some_lse))
+                    if wanted:
+                        out.copy_(probabilities.neg_())
                 if wanted:
                     # onehot(y) - p, the derivative of logp with respect to the logits
-                    slope = probabilities.neg_()
                     slope.scatter_add_(1, target[:, None], torch.ones_like(lse))
                     gradients.append(torch.autograd.grad(logits, chunk, slope)[0])
+                del slope, parts
             del logits, plain
         empty = hidden_ND.new_empty(0, dtype=torch.promote_types(hidden_ND.dtype, torch.float32))
         ctx.gradient_ND = torch.cat(gradients) if gradients else hidden_ND.new_zeros(hidden_ND.shape) if wanted else None
@@ -193,9 +204,61 @@ class _FrozenHead(Function):
         return gradient_ND * grad_outputs[0][:, None].to(gradient_ND.dtype), None, None, None, None
 
 
+class _TrainedHead(Function):
+    """Log-probabilities and entropies under a trained linear output layer without bias: logits are made again in backward, and its
+    gradient, as large as itself, is made once and added to in place."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, weight: Tensor, target_N: Tensor, factor: float, rows: int, entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        logps, sums, entropies = [], [], []
+        for start in range(0, hidden_ND.shape[0], rows):
+            logits = product(hidden_ND[start : start + rows], weight)
+            logits = logits.mul_(factor) if factor != 1.0 else logits
+            logp, lse = _logp(logits, target_N[start : start + rows])
+            logps.append(logp)
+            sums.append(lse)
+            if entropy:
+                entropies.append(_entropy(logits, (logits - lse).exp_(), lse))
+            del logits
+        ctx.save_for_backward(hidden_ND, weight, target_N, torch.cat(sums))
+        ctx.factor, ctx.rows = factor, rows
+        entropy_N = torch.cat(entropies) if entropies else hidden_ND.new_empty(0)
+        ctx.mark_non_differentiable(entropy_N)
+        return torch.cat(logps), entropy_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        hidden_ND, weight, target_N, lse_N1 = ctx.saved_tensors
+        grad_N1, needs = grad_outputs[0][:, None] * ctx.factor, ctx.needs_input_grad
+        grad_hidden = torch.empty_like(hidden_ND) if needs[0] else None
+        grad_weight = torch.zeros_like(weight) if needs[1] else None
+        words = -(-weight.shape[0] // SLICES)
+        for start in range(0, hidden_ND.shape[0], ctx.rows):
+            part = slice(start, start + ctx.rows)
+            slope = product(hidden_ND[part], weight)
+            slope = slope.mul_(ctx.factor) if ctx.factor != 1.0 else slope
+            slope.sub_(lse_N1[part]).exp_().neg_()  # onehot(y) - p, the derivative of logp with respect to the logits
+            slope.scatter_add_(1, target_N[part, None], torch.ones_like(grad_N1[part])).mul_(grad_N1[part])
+            if grad_hidden is not None:
+                grad_hidden[part] = product(slope, weight.t())
+            if grad_weight is not None:
+                for columns, sum_part in zip(slope.split(words, 1), grad_weight.split(words), strict=True):
+                    sum_part += product(columns.t(), hidden_ND[part].t())
+            del slope
+        return grad_hidden, grad_weight, None, None, None, None
+
+
 def _trained_head(
     head: Head, hidden_ND: Tensor, target_N: Tensor, temperature: float, entropy: bool, recompute: Any
 ) -> tuple[Tensor, Tensor | None]:
+    if type(head.layer) is nn.Linear and head.layer.bias is None and head.softcap is None and hidden_ND.dtype in FULL and len(target_N):
+        rows = chunk_rows(head, hidden_ND)
+        logp_N, entropy_N = _TrainedHead.apply(hidden_ND, head.layer.weight, target_N, head.scale / temperature, rows, entropy)
+        return logp_N, entropy_N if entropy else None
+
     def chunk_logp(hidden: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         logits = head(hidden) / temperature
         logp, lse = _logp(logits, target)

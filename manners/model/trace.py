@@ -8,7 +8,7 @@ takes for itself and gives back before it returns is not seen.
 
 import copy
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from manners.model.roles import Backbone
+from manners.model.score import Scores
 from manners.model.tree import TokenTree
 
 
@@ -79,19 +80,29 @@ def shadow(backbone: Backbone) -> Backbone:
         return copy.deepcopy(backbone, {id(backbone.tokenizer): None})
 
 
-def trace(backbone: Backbone, role: str, tree: TokenTree, *, gradients: bool = False, graph: bool = True) -> Traced:
-    """Count one forward and backward on a tree; with `graph=False` a forward alone, as a reference pass makes it.
+def trace(
+    backbone: Backbone,
+    role: str,
+    tree: TokenTree,
+    *,
+    gradients: bool = False,
+    graph: bool = True,
+    forward: Callable[[Backbone, TokenTree], Scores] | None = None,
+) -> Traced:
+    """Count one forward and backward on a tree; with `graph=False` a forward alone, as a reference pass makes it. `forward` is how the
+    tree is scored, if not by log-probabilities.
 
     The backbone is a shadow, or a real one, on which the step is really computed. `gradients` says whether the gradients of the
-    weights are there already, as they are from the second micro-batch of a step on. The loss is the sum of the log-probabilities:
-    what a trainer makes of them is small beside the rest. No gradient is left behind.
+    weights are there already, as they are from the second micro-batch of a step on. The loss is the sum of all that was scored:
+    what a trainer makes of it is small beside the rest. No gradient is left behind.
 
     Raises RuntimeError for a shadow whose model looks into its data (the routers of experts, for one).
     """
     model = backbone.model
     trained = list(backbone.trainable(role).values())
-    inputs = [tree.tokens_T, tree.positions_T, tree.predictor_N, tree.target_N, tree.response_N]
-    ledger = Ledger([*model.parameters(), *model.buffers(), *inputs])
+    inputs = [tree.tokens_T, tree.positions_T, tree.predictor_N, tree.target_N, tree.response_N, tree.last_R]
+    heads = [p for head in backbone.heads.values() for p in head.parameters()]
+    ledger = Ledger([*model.parameters(), *model.buffers(), *heads, *inputs])
     hooks = [p.register_post_accumulate_grad_hook(lambda p: _arrived(ledger, p, new=not gradients)) for p in trained]
     mode = getattr(next(model.parameters()), "fake_mode", None) or nullcontext()
     with mode, ledger, backbone.role(role), torch.set_grad_enabled(graph):
@@ -101,10 +112,11 @@ def trace(backbone: Backbone, role: str, tree: TokenTree, *, gradients: bool = F
                 for parameter in trained:
                     parameter.grad = torch.zeros_like(parameter)
             before = ledger.now
-            scores = backbone.score(tree, entropy=graph)
+            scores = forward(backbone, tree) if forward is not None else backbone.score(tree, entropy=graph)
             kept = ledger.now - before
             if graph:
-                scores.logp_N.sum().backward()
+                parts = [t.sum() for t in (scores.logp_N, scores.value_N, scores.reward_RK) if t is not None and t.requires_grad]
+                torch.stack(parts).sum().backward()
         finally:
             for hook in hooks:
                 hook.remove()

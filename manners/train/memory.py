@@ -14,13 +14,15 @@ from typing import Any
 
 import psutil
 import torch
+from torch import nn
 
 from manners.core.memory import forget_peak, give_back_freed_memory, peak_resident, resident
 from manners.core.records import TokenGroup, TokenResponse
+from manners.model.decoder import can_pack
 from manners.model.roles import Backbone
 from manners.model.trace import Traced, shadow, trace
 from manners.model.tree import pack, partition
-from manners.train.learner import OptimizerSettings, batches
+from manners.train.learner import Forward, OptimizerSettings, batches, policy_scores
 
 MOMENTS = 2
 """AdamW keeps a mean gradient and a mean square for each trained weight."""
@@ -54,20 +56,27 @@ class MemoryPlan:
     """Peak of the process until the plan was made, as measured."""
     exact: bool
     """Whether activations were counted for this micro-batch, and not carried over from shorter rows."""
+    copies: int = 0
+    """The policy's last good weights, of which PPO keeps a copy."""
+    sampling: int = 0
+    """The sampler's copy of the weights and its cache, where drawing samples takes more than training (which it never meets)."""
 
     @property
     def peak(self) -> int:
-        return self.libraries + self.weights + self.adapter + self.moments + self.gradients + self.activations + self.holes
+        held = self.libraries + self.weights + self.adapter + self.moments + self.copies
+        return held + self.gradients + self.activations + self.sampling + self.holes
 
 
-def plan(backbone: Backbone, role: str, groups: Sequence[TokenGroup], settings: OptimizerSettings) -> MemoryPlan:
-    """Count a run on these groups before its first step. The backbone is left as it was.
+def plan(
+    backbone: Backbone, role: str, groups: Sequence[TokenGroup], settings: OptimizerSettings, forward: Forward = policy_scores
+) -> MemoryPlan:
+    """Count a run on these groups before its first step; `forward` is how its learner scores. The backbone is left as it was.
 
     From here on the measured peak begins anew, so that `measured` can be held against the plan.
     """
     loading = _peak(backbone.device)
     heaviest, several = heaviest_micro_batch(groups, settings)
-    traced, exact = _traced(backbone, role, heaviest, settings.checkpointing, several)
+    traced, exact = _traced(backbone, role, heaviest, settings.checkpointing, several, forward)
     weights, adapter, trained = sizes(backbone, role)
     libraries = _libraries(backbone.device, weights + adapter)
     moments, activations = MOMENTS * trained, traced.peak - traced.gradients
@@ -77,16 +86,68 @@ def plan(backbone: Backbone, role: str, groups: Sequence[TokenGroup], settings: 
     return MemoryPlan(libraries, weights, adapter, moments, traced.gradients, activations, traced.kept, holes, tokens, loading, exact)
 
 
-def _traced(backbone: Backbone, role: str, groups: Sequence[TokenGroup], checkpointing: bool, gradients: bool) -> tuple[Traced, bool]:
+def plan_ppo(
+    backbone: Backbone,
+    policy: str,
+    critic: str,
+    prompt_ids: Sequence[Sequence[int]],
+    answers: tuple[int, int, int],
+    slots: int,
+    settings: OptimizerSettings,
+    forward: Forward,
+    beside: Sequence[TokenGroup] = (),
+) -> MemoryPlan:
+    """The same for PPO, whose rows are not there yet: the longest prompts, with every answer as long as it may be.
+
+    `answers` are the prompts of an optimizer step, the answers to each, and their longest length. Policy and critic are trained in turn,
+    so one's activations are there at a time, the policy's being the more; sampling is over before training begins.
+    """
+    loading = _peak(backbone.device)
+    prompts, samples, longest = answers
+    by_length = sorted(prompt_ids, key=len, reverse=True)[:prompts]
+    worst = [TokenGroup(list(ids), [TokenResponse([ids[0]] * longest, [True] * longest)] * samples) for ids in by_length]
+    cut = [*partition(worst, settings.micro_tokens), *(partition(beside, settings.micro_tokens) if beside else [])]
+    heaviest = max(cut, key=lambda micro: (sum(g.tokens for g in micro), sum(g.targets for g in micro)))
+    traced, exact = _traced(backbone, policy, heaviest, settings.checkpointing, len(cut) > 1, forward)
+    weights, adapter, trained = sizes(backbone, policy)
+    moments = MOMENTS * (trained + (sizes(backbone, critic)[2] if critic != policy else 0))
+    libraries = _libraries(backbone.device, weights + adapter)
+    activations = traced.peak - traced.gradients
+    sampling = _sampling(backbone, slots * (len(by_length[0]) + longest))
+    if sampling > traced.peak:
+        traced, activations = Traced(0, 0, 0), 0
+    else:
+        sampling = 0
+    least = CHECKPOINTED_HOLES if settings.checkpointing else HOLES
+    holes = 0 if backbone.device.type == "cuda" else int(least + HOLES_SHARE * (moments + max(traced.peak, sampling)))
+    tokens = sum(g.tokens for g in heaviest)
+    parts = (libraries, weights, adapter, moments, traced.gradients, activations, traced.kept, holes, tokens, loading, exact)
+    return MemoryPlan(*parts, copies=trained, sampling=sampling)
+
+
+def _sampling(backbone: Backbone, tokens: int) -> int:
+    """Bytes of the decoder's copy of the linear layers, and of the keys and values of so many tokens."""
+    config = backbone.model.config.get_text_config()
+    linear = sum(m.weight.numel() for n, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and ".lora_" not in n)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = backbone.model.dtype.itemsize
+    copied = linear * (2 if can_pack(backbone.model) else size)
+    return copied + 2 * tokens * config.num_hidden_layers * heads * width * size
+
+
+def _traced(
+    backbone: Backbone, role: str, groups: Sequence[TokenGroup], checkpointing: bool, gradients: bool, forward: Forward
+) -> tuple[Traced, bool]:
     """The count of a micro-batch, and whether it is one: models that look into their data are run on two parts of it instead."""
     try:
         copy = shadow(backbone)
         copy.checkpointing(checkpointing)
-        return trace(copy, role, pack(groups), gradients=gradients), True
+        return trace(copy, role, pack(groups), gradients=gradients, forward=forward), True
     except Exception:  # model code of any family: what it may raise is not ours to list, and what is wrong shows in the lines below
         backbone.checkpointing(checkpointing)
         try:
-            small, large = (trace(backbone, role, pack(shortened(groups, part)), gradients=gradients) for part in (8, 4))
+            small, large = (trace(backbone, role, pack(shortened(groups, part)), gradients=gradients, forward=forward) for part in (8, 4))
         finally:
             backbone.checkpointing(False)
         tokens = [sum(g.tokens for g in part) for part in (shortened(groups, 8), shortened(groups, 4), groups)]
@@ -110,10 +171,12 @@ def heaviest_micro_batch(groups: Sequence[TokenGroup], settings: OptimizerSettin
 
 
 def sizes(backbone: Backbone, role: str) -> tuple[int, int, int]:
-    """Bytes of the weights as loaded, of all adapters, and of what a role trains."""
+    """Bytes of the weights as loaded, of all adapters and heads, and of what a role trains."""
     size = lambda tensors: sum(t.numel() * t.element_size() for t in tensors)
     adapter = size(p for n, p in backbone.model.named_parameters() if ".lora_" in n)
-    return size(backbone.model.parameters()) - adapter + size(backbone.model.buffers()), adapter, size(backbone.trainable(role).values())
+    base = size(backbone.model.parameters()) - adapter + size(backbone.model.buffers())
+    heads = size(p for head in backbone.heads.values() for p in head.parameters())
+    return base, adapter + heads, size(backbone.trainable(role).values())
 
 
 def _libraries(device: torch.device, weights: int) -> int:
@@ -140,13 +203,15 @@ def measured(plan: MemoryPlan, device: torch.device) -> dict[str, Any]:
 def sentence(plan: MemoryPlan, device: torch.device) -> str:
     """The plan in gigabytes (10^9 bytes), what is free, and what to do if that is less."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    more = plan.peak - plan.libraries - plan.weights - plan.adapter
+    more = plan.peak - plan.libraries - plan.weights - plan.adapter - plan.copies
     parts = {
         "weights": plan.weights,
         "adapter": plan.adapter,
         "gradients": plan.gradients,
         "AdamW": plan.moments,
         f"activations of {plan.tokens:,} tokens": plan.activations,
+        "the sampler's copy and cache": plan.sampling,
+        "last good weights": plan.copies,
         "libraries and rows": plan.libraries,
         "holes": plan.holes,
     }

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from manners.core import memory
+from manners.ops.products import engine
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the settings")
 
@@ -57,11 +58,35 @@ def test_the_real_command_starts_anew_with_its_arguments_and_exit_code():
     assert wrong.returncode == 2
 
 
-def test_onednn_keeps_few_shapes_unless_told_otherwise(monkeypatch):
-    name, value = memory.PRIMITIVES
+@pytest.mark.parametrize("name", list(memory.PRIMITIVES))
+def test_onednn_keeps_few_shapes_unless_told_otherwise(monkeypatch, name):
     monkeypatch.delenv(name, raising=False)
     memory.keep_freed_memory()
-    assert os.environ[name] == value
+    assert os.environ[name] == memory.PRIMITIVES[name]
     monkeypatch.setenv(name, "7")
     memory.keep_freed_memory()
     assert os.environ[name] == "7"
+
+
+@glibc
+@pytest.mark.skipif(engine() != "onednn", reason="torch's own library keeps no code for shapes")
+def test_memory_does_not_grow_with_the_number_of_shapes():
+    """300 lengths: without bounds on both caches, what is kept of each adds up."""
+    code = """
+import os, sys, torch
+from manners.core.memory import PRIMITIVES, keep_freed_memory, resident
+from manners.ops.products import product
+bounded = sys.argv[1] == "bounded"
+keep_freed_memory() if bounded else os.environ.update(dict.fromkeys(PRIMITIVES, "1024"))
+torch.set_num_threads(1)
+x, w = torch.randn(600, 64), torch.randn(64, 64)
+product(x, w)
+before = resident()
+for n in range(300, 600): product(x[:n], w)
+print(resident() - before)
+"""
+    grown = {
+        kind: int(subprocess.run([sys.executable, "-c", code, kind], capture_output=True, text=True, check=True).stdout)
+        for kind in ("bounded", "unbounded")
+    }
+    assert grown["bounded"] * 2 < grown["unbounded"], grown

@@ -9,7 +9,7 @@ from torch import nn
 from manners.core.errors import MannersError
 from manners.core.records import TokenGroup, TokenResponse
 from manners.model import cache, decoder
-from manners.model.decoder import can_pack, decoder_of
+from manners.model.decoder import REFERENCE_ROWS, can_pack, decoder_of
 from manners.model.draw import Sampling
 from manners.model.roles import BASE, Backbone
 from manners.model.sampler import Sampler
@@ -145,13 +145,52 @@ def test_unstable_row_numbers_are_stepped_over():
     assert [found.rows(n) for n in (4, 5, 6, 7)] == [4, 7, 7, 7]
 
 
+def test_where_no_row_number_is_stable_it_is_said_once(monkeypatch, capsys):
+    monkeypatch.setattr(cache, "_said", set())
+    found = decoder.Decoder(Backbone(tiny("llama", dtype=torch.float32)), BASE, packed=False)
+    monkeypatch.setattr(found, "stable", lambda rows: rows == REFERENCE_ROWS)
+    assert (found.rows(9), capsys.readouterr().err) == (16, "")
+    assert [found.rows(n) for n in (17, 18)] == [17, 18]
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("warning: no number of rows near 17") and said.count("warning") == 1 and "may hang on which" in said
+
+
+def test_where_no_span_is_stable_it_is_said(monkeypatch, capsys):
+    monkeypatch.setattr(cache, "_said", set())
+    spans = cache._Spans(4, 2, 16, torch.float32, torch.device("cpu"))
+    monkeypatch.setattr(spans, "first_span", 64)
+    monkeypatch.setattr(spans, "_agrees", lambda span: False)
+    assert spans.span(100) == 128
+    assert "no span of keys near 128" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("heads, key_heads, width", [(4, 2, 16), (9, 3, 64)])
 def test_spans_give_a_slot_the_same_bits(heads, key_heads, width):
+    """A slot of 40 keys attends alone in the first span, and among longer and shorter ones in every span that is chosen."""
     spans = cache._Spans(heads, key_heads, width, torch.float32, torch.device("cpu"))
     if spans.first_span is None:
         pytest.skip("no span is stable on this processor: attention goes slot by slot")
     chosen = [spans.span(n) for n in (1, 63, 65, 200, 500)]
     assert chosen == sorted(chosen) and all(span >= n for span, n in zip(chosen, (1, 63, 65, 200, 500), strict=True))
+    numbers, rows = torch.Generator().manual_seed(11), heads // key_heads
+    own = [torch.randn(1, key_heads, n, width, generator=numbers) for n in (rows, 40, 40)]
+
+    def attend(span: int, before: int, after: int) -> torch.Tensor:
+        """The slot's output with so many slots before and after it, whose lengths go up to the span."""
+        slots = before + 1 + after
+        queries, keys, values = (torch.randn(slots, key_heads, n, width, generator=numbers) for n in (rows, span, span))
+        lengths = torch.randint(1, span + 1, (slots,), generator=numbers)
+        lengths[before] = 40
+        queries[before], keys[before, :, :40], values[before, :, :40] = own[0][0], own[1][0], own[2][0]
+        hidden = torch.zeros(slots, span).masked_fill_(torch.arange(span) >= lengths[:, None], float("-inf"))
+        hidden = hidden[:, None, None].expand(-1, key_heads, rows, -1).reshape(-1, rows, span)
+        output = cache._attend_rows(queries.reshape(-1, rows, width), keys, values, hidden, span)
+        return output.view(slots, key_heads, rows, width)[before]
+
+    alone = attend(chosen[0], 0, 0)
+    for span in chosen:
+        for before, after in [(0, 0), (0, 3), (3, 0), (5, 26)]:
+            assert torch.equal(attend(span, before, after), alone), (span, before, after)
 
 
 def test_slots_together_equal_slots_one_by_one(monkeypatch):

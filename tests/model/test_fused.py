@@ -85,6 +85,68 @@ def test_a_linear_layer_of_ours():
     assert_equal(*both(layer, fused._linear_forward, rows(12)))
 
 
+def kept_by(model, rows_of: torch.Tensor) -> tuple[int, list[torch.Tensor]]:
+    """Bytes kept for backward beside weights, and the gradients of what is trained."""
+    weights, kept = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    x = rows_of.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        normed = model.input_layernorm(x)
+        y = sum(layer(normed).sum(-1) for layer in (model.self_attn.q_proj, model.self_attn.k_proj, model.self_attn.v_proj))
+        y = y + model.mlp(model.post_attention_layernorm(x)).sum(-1)
+    (y * y.detach()).sum().backward()
+    return sum(size for size, _ in kept.values()), [x.grad, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_a_norms_output_is_made_again(adapter, monkeypatch):
+    """Neither of two norms' outputs is kept by the layers they go to, and the gradients are the same bits as if they were."""
+    monkeypatch.setattr(fused, "engine", lambda: "onednn")  # plain layers get a forward of ours, whoever multiplies
+    found = []
+    for recipe in (fused._recipe, lambda x: None):
+        model = tiny("llama")
+        if adapter:
+            inject_adapter_in_model(LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"), model, "policy")
+        fused.install(model)
+        monkeypatch.setattr(fused, "_recipe", recipe)
+        found.append(kept_by(model.model.layers[0], rows(32)))
+    (lean, gradients), (plain, expected) = found
+    assert plain - lean == 2 * 7 * 32 * 8
+    assert len(gradients) == len(expected) > 8
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+
+
+def test_a_norms_output_that_was_changed_is_kept():
+    model = tiny("llama")
+    fused.install(model)
+    x = rows(32).requires_grad_()
+    normed = model.model.norm(x)
+    assert fused._recipe(normed) is not None
+    normed.mul_(2)
+    assert fused._recipe(normed) is None
+    with torch.no_grad():
+        assert fused._recipe(model.model.norm(x)) is None
+
+
+def test_norms_outputs_that_are_held_do_not_share_memory():
+    """The room of an output is used again when nobody holds it, and only then."""
+    model = tiny("llama")
+    fused.install(model)
+    norm, x = model.model.norm, rows(32).requires_grad_()
+    held = [norm(x * scale) for scale in (1, 2, 3)]
+    assert len({y.data_ptr() for y in held}) == 3
+    for y, scale in zip(held, (1, 2, 3), strict=True):
+        assert torch.allclose(y, type(norm).forward(norm, x * scale), rtol=1e-6)
+    place = norm(x).data_ptr()
+    assert norm(x).data_ptr() == place
+
+
 def linears(count: int) -> int:
     """Plain linear layers get a forward of ours where oneDNN multiplies."""
     return count if engine() == "onednn" else 0
@@ -113,6 +175,15 @@ def test_what_computes_otherwise_is_left_alone():
             return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon) * (self.weight + 0.01)
 
     assert fused.install(Shifted()) == {"lora": 0, "linear": 0, "swiglu": 0, "norm": 0}
+
+
+@pytest.mark.parametrize("family", [*GATED, "gemma2", "gpt2", "phi3", "olmo2"])
+def test_a_model_without_data_gets_the_same(family):
+    """A plan on paper counts the layers that a run would have."""
+    made = tiny(family, dtype=torch.float32)
+    with torch.device("meta"):
+        empty = type(made)(made.config)
+    assert fused.install(empty) == fused.install(made)
 
 
 def test_half_precision_keeps_the_librarys_forward():
