@@ -8,6 +8,7 @@ each set. Then the figures are put on docs/quickstart.md.
 """
 
 import argparse
+import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def measure(run: Path, data: Path, out: Path, rows: int | None, seeds: int | Non
             folder = str(out / f"{name}-{seed}")
             evaluate(EvaluateSettings(model=model, prompts=prompts, out=folder, format=form, max_new_tokens=max_new_tokens))
             folders.setdefault(name, []).append(folder)
+            gc.collect()  # a model lies in reference cycles
     return compare(CompareSettings(models=folders, out=str(out / "compare")))
 
 
