@@ -31,6 +31,8 @@ LARGEST = 65504.0
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one parent that are given the same input."""
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+WAITING = 4
+"""Merged weights that may wait to be packed."""
 REFERENCE_ROWS = 16
 """A number of rows that is stable with every library seen; others are compared with it."""
 
@@ -150,6 +152,8 @@ class Decoder:
         def make_one(weight: Tensor, bias: Tensor | None) -> Any:
             made = kind(weight, bias)
             if isinstance(made, _Packed):
+                if len(packing) == WAITING:  # merged weights that wait to be packed are in memory
+                    packing.pop(0).result()
                 packing.append(pool.submit(made.pack))
             return made
 

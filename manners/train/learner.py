@@ -113,6 +113,15 @@ def policy_scores(backbone: Backbone, tree: TokenTree) -> Scores:
     return backbone.score(tree, entropy=True)
 
 
+class Beside(NamedTuple):
+    """What else counts in an optimizer step: other rows, with a loss, a forward and micro-batches of their own (PPO-ptx)."""
+
+    name: str
+    groups: Sequence[TokenGroup]
+    loss: Loss
+    forward: Forward = policy_scores
+
+
 class Learner:
     """AdamW on the trainable weights of one role, its head included.
 
@@ -148,10 +157,18 @@ class Learner:
             fused=True,
         )
 
-    def step(self, groups: Sequence[TokenGroup], loss: Loss) -> dict[str, float]:
-        """One optimizer step on a batch. Returns metrics; raises MannersError when the run has diverged."""
+    def step(self, groups: Sequence[TokenGroup], loss: Loss, *beside: Beside) -> dict[str, float]:
+        """One optimizer step on a batch and on what counts beside it, whose loss is added and whose other metrics are named after it.
+
+        Returns metrics; raises MannersError when the run has diverged.
+        """
         started = time.perf_counter()
         metrics = self.accumulate(groups, loss)
+        for part in beside:
+            more = self.accumulate(part.groups, part.loss, part.forward)
+            metrics["micro_batches"] += more.pop("micro_batches")
+            metrics["loss"] += more["loss"]
+            metrics |= {f"{part.name}/{name}": value for name, value in more.items()}
         for parameter in self.parameters.values():
             if parameter.grad is not None:
                 self._all_reduce(parameter.grad)
@@ -175,7 +192,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.step_index += 1
         seconds = time.perf_counter() - started
-        tokens = sum(g.tokens for g in groups)
+        tokens = sum(g.tokens for part in (groups, *(b.groups for b in beside)) for g in part)
         return {
             "step": self.step_index,
             **metrics,
@@ -187,8 +204,9 @@ class Learner:
             "tokens_per_second": tokens / seconds,
         }
 
-    def accumulate(self, groups: Sequence[TokenGroup], loss: Loss) -> dict[str, float]:
-        """Put the gradient of the step's loss into `.grad` (this process's share of it) and return the metrics.
+    def accumulate(self, groups: Sequence[TokenGroup], loss: Loss, forward: Forward | None = None) -> dict[str, float]:
+        """Add the gradient of the step's loss to `.grad` (this process's share of it) and return the metrics. `forward` is how the
+        micro-batches are scored, if not as the learner's own.
 
         The loss is sum over terms of coefficient x total / weight, totals and weights summed over all micro-batches and processes.
         """
@@ -199,7 +217,9 @@ class Learner:
         coefficients: dict[str, float] = {}
         measured: dict[str, list[float]] = {}
         for micro, expected in zip(micros, announced, strict=True):
-            for name, (total, coefficient) in self._differentiate(micro, expected, weights, loss, measured).items():
+            for name, (total, coefficient) in self._differentiate(
+                micro, expected, weights, loss, measured, forward or self._forward
+            ).items():
                 totals[name] += total
                 coefficients[name] = coefficient
         means = {name: total / weights[name] if weights[name] else 0.0 for name, total in totals.items()}
@@ -211,7 +231,13 @@ class Learner:
         }
 
     def _differentiate(
-        self, micro: Micro, expected: dict[str, float], weights: dict[str, float], loss: Loss, measured: dict[str, list[float]]
+        self,
+        micro: Micro,
+        expected: dict[str, float],
+        weights: dict[str, float],
+        loss: Loss,
+        measured: dict[str, list[float]],
+        forward: Forward,
     ) -> dict[str, tuple[float, float]]:
         """Add one micro-batch's gradient to `.grad` and its metrics to `measured`; returns total and coefficient of each term.
 
@@ -219,7 +245,7 @@ class Learner:
         would not fit between them.
         """
         with self.backbone.role(self.role):
-            scores = self._forward(self.backbone, micro.tree)
+            scores = forward(self.backbone, micro.tree)
         found = loss(scores, micro)
         if {name: term.weight for name, term in found.terms.items()} != expected:
             raise RuntimeError(f"a loss announced weights {expected} and returned others")

@@ -126,13 +126,14 @@ def plan_ppo(
 
 
 def _sampling(backbone: Backbone, tokens: int) -> int:
-    """Bytes of the decoder's copy of the linear layers, and of the keys and values of so many tokens."""
+    """Bytes of the decoder's copy of the linear layers, and of the keys and values of so many tokens. Where weights are packed, merged ones
+    may all wait for it at once."""
     config = backbone.model.config.get_text_config()
     linear = sum(m.weight.numel() for n, m in backbone.model.named_modules() if isinstance(m, nn.Linear) and ".lora_" not in n)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = backbone.model.dtype.itemsize
-    copied = linear * (2 if can_pack(backbone.model) else size)
+    copied = linear * (size + 2 if can_pack(backbone.model) else size)
     return copied + 2 * tokens * config.num_hidden_layers * heads * width * size
 
 

@@ -4,8 +4,9 @@
 
 The command is run in a child forked from a process that has imported everything and computed nothing, so that kills hit the loop
 and the checkpoint writes rather than imports; with `--exec` it is started afresh, as a user would. `{out}` in the command is
-replaced by the run folder. When a run ends before all kills are made, the next begins in a new folder. Prints JSON: the undisturbed
-run's folder, every finished run's folder, and for every kill its time and what was going on.
+replaced by the run folder. With `--any` a kill may hit any moment of a run, not only those behind its first record. When a run ends
+before all kills are made, the next begins in a new folder. Prints JSON: the undisturbed run's folder, every finished run's folder,
+and for every kill its time and what was going on.
 """
 
 import json
@@ -17,7 +18,7 @@ import time
 from pathlib import Path
 
 from manners import cli
-from manners.train import preference, sft  # noqa: F401  (so that a forked child imports nothing)
+from manners.train import ppo, preference, raft, sft  # noqa: F401  (so that a forked child imports nothing)
 
 
 def start(command: list[str], fresh: bool) -> int:
@@ -81,8 +82,8 @@ def checkpointed(out: Path) -> int:
 
 
 def main() -> None:
-    fresh = "--exec" in sys.argv
-    kills, seed, base, *command = [a for a in sys.argv[1:] if a != "--exec"]
+    fresh, anywhere = "--exec" in sys.argv, "--any" in sys.argv
+    kills, seed, base, *command = [a for a in sys.argv[1:] if a not in ("--exec", "--any")]
     rng, base = random.Random(int(seed)), Path(base)
     at = lambda out: [word.replace("{out}", str(out)) for word in command]
     undisturbed = base / "undisturbed"
@@ -102,8 +103,8 @@ def main() -> None:
         child = start(at(out), fresh)
         if len(log) < int(kills) and checkpointed(out) < 0.7 * total:
             # one kill in four hits the loading; the others wait for the loop and then any part of what is left to do
-            if rng.random() < 0.25:
-                moment = rng.uniform(0.0, loading)
+            if anywhere or rng.random() < 0.25:
+                moment = rng.uniform(0.0, length if anywhere else loading)
                 status = wait(child, moment)
             else:
                 began, kept, log_before = time.monotonic(), checkpointed(out), inode(out)

@@ -26,8 +26,8 @@ def starter(name: str) -> str:
     return str(ROOT / "manners" / "data" / "starter" / name)
 
 
-def kill(kills: int, seed: int, base: Path, command: list[str], fresh: bool = False) -> dict:
-    more = ["--exec"] if fresh else []
+def kill(kills: int, seed: int, base: Path, command: list[str], fresh: bool = False, anywhere: bool = False) -> dict:
+    more = [*(["--exec"] if fresh else []), *(["--any"] if anywhere else [])]
     done = subprocess.run(
         [sys.executable, "-m", "tests.train.killer", *more, str(kills), str(seed), str(base), *command],
         cwd=ROOT,
