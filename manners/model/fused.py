@@ -47,7 +47,7 @@ class _Rooms(threading.local):
         else:
             room = torch.empty(x.numel(), dtype=x.dtype)
             self._rooms = [(room, _holders(room)), *self._rooms[:1]]
-        return torch.empty(0, dtype=x.dtype).set_(room.untyped_storage(), 0, x.shape)
+        return torch.empty(0, dtype=x.dtype).set_(room.untyped_storage(), 0, x.shape)  # pyright: ignore[reportCallIssue]
 
 
 def _holders(room: Tensor) -> int:
@@ -323,7 +323,8 @@ def _small(module: Any) -> Any:
     for name, layer in module._modules.items():
         if type(layer) is nn.Linear:
             copied._modules[name] = small = nn.Linear(SMALL, SMALL, bias=False, device="meta")
-            small.weight, small.bias = make(SMALL, SMALL), None if layer.bias is None else make(SMALL)
+            small.weight = make(SMALL, SMALL)
+            small.register_parameter("bias", None if layer.bias is None else make(SMALL))
     return copied
 
 
