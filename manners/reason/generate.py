@@ -90,7 +90,7 @@ def generate(settings: GenerateSettings) -> dict[str, Any]:
         for response in answered[0].responses:
             print(response.text)
         return {"answers": [r.text for r in answered[0].responses], "finish_reasons": [r.finish_reason for r in answered[0].responses]}
-    files.write_jsonl(Path(settings.out), [_row(group) for group in answered])
+    files.write_jsonl(Path(settings.out), [sampled_row(group) for group in answered])
     drawn = [r for group in answered for r in group.responses]
     console.print(f"{settings.out}: {len(drawn):,} answers to {len(answered):,} prompts")
     return {"out": settings.out, "prompts": len(answered), "answers": len(drawn), "tokens": sum(len(r.token_ids or []) for r in drawn)}
@@ -113,7 +113,8 @@ def _prompts(settings: GenerateSettings) -> list[Group]:
     return derive(data, "prompts").groups
 
 
-def _row(group: Group) -> dict[str, Any]:
+def sampled_row(group: Group) -> dict[str, Any]:
+    """A line of a file of sampled answers: a prompt and its responses."""
     return {
         "row": group.row,
         "messages": [{"role": m.role, "content": m.content} for m in group.prompt.messages],

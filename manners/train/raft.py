@@ -38,6 +38,7 @@ from manners.model.logprob import response_logps
 from manners.model.probe import probe
 from manners.model.roles import BASE
 from manners.model.sampler import Sampler
+from manners.reason.generate import sampled_row
 from manners.train import memory
 from manners.train.learner import Learner, count_steps
 from manners.train.sft import DEFAULT_RATE, SFTLoss
@@ -355,20 +356,11 @@ def log_stage(run: RunFolder, number: int, records: list[dict[str, Any]]) -> Non
 
 
 def _row(group: Group, scores: Sequence[float]) -> dict[str, Any]:
-    return {
-        "row": group.row,
-        "messages": [{"role": m.role, "content": m.content} for m in group.prompt.messages],
-        "responses": [
-            {
-                "text": r.text,
-                "finish_reason": r.finish_reason,
-                "token_ids": r.token_ids,
-                "logprob": sum(r.policy_logprobs or []),
-                "reward": score,
-            }
-            for r, score in zip(group.responses, scores, strict=True)
-        ],
-    }
+    """As `manners generate` writes it, with the reward of each response."""
+    row = sampled_row(group)
+    for response, score in zip(row["responses"], scores, strict=True):
+        response["reward"] = score
+    return row
 
 
 def _group(row: dict[str, Any], answer: dict[str, Any]) -> Group:
