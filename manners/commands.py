@@ -89,5 +89,5 @@ COMMANDS = {
 """A name of two words is a command of a group."""
 GROUPS = {
     "data": "Make instruction data, and look at it before training.",
-    "eval": "Score what was recorded: votes, answers, labels. No model is loaded.",
+    "eval": "One question a command: what does a model do, or what was recorded of it?",
 }
