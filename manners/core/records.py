@@ -49,7 +49,8 @@ class Response:
 
     `token_ids`, `logprobs` (of the distribution drawn from) and `policy_logprobs` (of the untruncated policy at temperature 1) are
     kept for sampled responses, so that text is never tokenised twice; they include the stop token where one was drawn.
-    `finish_reason` is "stop" or "length".
+    `finish_reason` is "stop" or "length". `asked` is what the model was really given, where a wrapper of the sampler asked in other
+    words than the group's prompt, one prompt for each time that it asked.
     """
 
     turns: tuple[Message, ...]
@@ -59,6 +60,7 @@ class Response:
     finish_reason: str | None = None
     sampler: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
+    asked: tuple[Prompt, ...] = ()
 
     @classmethod
     def answer(cls, text: str, **fields) -> "Response":
@@ -75,7 +77,8 @@ class Response:
 class Group:
     """A prompt and its responses. In a preference pair the chosen response comes first.
 
-    `row` is the 0-based index of the row in the file it was read from. `margin` says by how much the first response is better.
+    `row` is the 0-based index of the row in the file it was read from. `margin` says by how much the first response is better,
+    `probability` how sure that is, where votes or a judge say.
     `columns` are the fields of that row which are not part of a prompt or response, such as the answer that a verifier looks for.
     """
 
@@ -83,6 +86,7 @@ class Group:
     responses: list[Response]
     row: int = -1
     margin: float | None = None
+    probability: float | None = None
     columns: dict[str, Any] = field(default_factory=dict)
 
 
@@ -111,6 +115,7 @@ class TokenGroup:
     responses: list[TokenResponse]
     row: int = -1
     margin: float | None = None
+    probability: float | None = None
 
     @property
     def tokens(self) -> int:

@@ -167,7 +167,7 @@ class ChatFormat:
             raise InputError(f"{where}{why if where else _sentence(why)}; {_ADVICE}.") from None
         except InputError as error:
             raise InputError(f"{where}{error if where else _sentence(error)}") from None
-        return TokenGroup(prompt_ids, responses, row=group.row, margin=group.margin)
+        return TokenGroup(prompt_ids, responses, row=group.row, margin=group.margin, probability=group.probability)
 
     def fits(self, group: Group, max_length: int) -> bool:
         """Whether prompt and longest response are at most `max_length` tokens. Leaves `counts` as they are."""

@@ -297,14 +297,14 @@ def derive(data: DataFile, kind: str) -> DataFile:
         return data
     groups: list[Group] | None = None
     if kind == "prompts" and data.kind != "text":
-        groups = [replace(g, responses=[], margin=None, columns=_with_answer(g, data.kind)) for g in data.groups]
+        groups = [replace(g, responses=[], margin=None, probability=None, columns=_with_answer(g, data.kind)) for g in data.groups]
     elif kind == "demonstrations" and data.kind == "pairs":
-        groups = [replace(g, responses=g.responses[:1], margin=None) for g in data.groups]
+        groups = [replace(g, responses=g.responses[:1], margin=None, probability=None) for g in data.groups]
     elif kind == "demonstrations" and data.kind == "labelled":
         groups = [g for g in data.groups if g.responses[0].scores["label"] == 1.0]
     elif kind == "labelled" and data.kind == "pairs":
         groups = [
-            replace(g, responses=[replace(r, scores={**r.scores, "label": label})], margin=None)
+            replace(g, responses=[replace(r, scores={**r.scores, "label": label})], margin=None, probability=None)
             for g in data.groups
             for r, label in zip(g.responses, (1.0, 0.0), strict=True)
         ]

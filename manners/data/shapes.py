@@ -195,7 +195,8 @@ def _group(row: Row, prompt: Turns, answers: Sequence[Turns], notes: Notes, marg
             notes["same-role neighbours"] += 1
     if len(answers) == 2 and answers[0] == answers[1]:
         raise RowRefused("chosen and rejected are the same")
-    return Group(Prompt(tuple(prompt), **_origin(row)), [Response(tuple(turns)) for turns in answers], margin=margin)
+    sure = _probability(row) if len(answers) == 2 else None
+    return Group(Prompt(tuple(prompt), **_origin(row)), [Response(tuple(turns)) for turns in answers], margin=margin, probability=sure)
 
 
 def _origin(row: Row) -> dict[str, str]:
@@ -443,6 +444,16 @@ def _margin(row: Row) -> float | None:
     return None if row.get("margin") in (None, "") else _number(row["margin"], "margin")
 
 
+def _probability(row: Row) -> float | None:
+    """That the first answer is the better one, or None where it is not said. Raises RowRefused unless it lies between 0 and 1."""
+    if row.get("probability") in (None, ""):
+        return None
+    number = _number(row["probability"], "probability")
+    if not 0 <= number <= 1:
+        raise RowRefused("'probability' is not between 0 and 1", f": {number:g}")
+    return number
+
+
 def _number(value: object, field: str) -> float:
     try:
         number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else math.nan
@@ -508,7 +519,7 @@ def _is_sharegpt(row: Row) -> bool:
 
 
 _INSTRUCTION, _INPUT = ("instruction",), ("input", "context")
-_MARGIN = ("margin",)
+_MARGIN, _SURE = ("margin",), ("probability",)
 _A, _B, _SCORES = ("a",), ("b",), (("score_a",), ("score_b",))
 _LABEL = ("label", "kto_tag")
 _SEVERAL = ("responses", "answers", "completions")
@@ -516,13 +527,13 @@ _SEVERAL = ("responses", "answers", "completions")
 SHAPES = (
     Shape("scored", "pairs", (PROMPT_COLUMNS, _A, _B, *_SCORES), scored_row),
     Shape("scored", "pairs", (_INSTRUCTION, _A, _B, *_SCORES), scored_row, (_INPUT,)),
-    Shape("compared", "pairs", (PROMPT_COLUMNS, _A, _B, ("label",)), partial(compared_row, coding={}), (_MARGIN,)),
-    Shape("compared", "pairs", (_INSTRUCTION, _A, _B, ("label",)), partial(compared_row, coding={}), (_INPUT, _MARGIN)),
-    Shape("pair", "pairs", (PROMPT_COLUMNS, ("chosen",), ("rejected",)), pair_row, (_MARGIN,)),
-    Shape("sharegpt-pair", "pairs", (("prompt", *CONVERSATION_COLUMNS), ("chosen",), ("rejected",)), pair_row, (_MARGIN,)),
-    Shape("alpaca-pair", "pairs", (_INSTRUCTION, ("chosen",), ("rejected",)), pair_row, (_INPUT, _MARGIN)),
-    Shape("hh-pair", "pairs", (("chosen",), ("rejected",)), conversation_pair_row, (_MARGIN,), _is_hh_pair),
-    Shape("conversation-pair", "pairs", (("chosen",), ("rejected",)), conversation_pair_row, (_MARGIN,), _is_turns_pair),
+    Shape("compared", "pairs", (PROMPT_COLUMNS, _A, _B, ("label",)), partial(compared_row, coding={}), (_MARGIN, _SURE)),
+    Shape("compared", "pairs", (_INSTRUCTION, _A, _B, ("label",)), partial(compared_row, coding={}), (_INPUT, _MARGIN, _SURE)),
+    Shape("pair", "pairs", (PROMPT_COLUMNS, ("chosen",), ("rejected",)), pair_row, (_MARGIN, _SURE)),
+    Shape("sharegpt-pair", "pairs", (("prompt", *CONVERSATION_COLUMNS), ("chosen",), ("rejected",)), pair_row, (_MARGIN, _SURE)),
+    Shape("alpaca-pair", "pairs", (_INSTRUCTION, ("chosen",), ("rejected",)), pair_row, (_INPUT, _MARGIN, _SURE)),
+    Shape("hh-pair", "pairs", (("chosen",), ("rejected",)), conversation_pair_row, (_MARGIN, _SURE), _is_hh_pair),
+    Shape("conversation-pair", "pairs", (("chosen",), ("rejected",)), conversation_pair_row, (_MARGIN, _SURE), _is_turns_pair),
     Shape("ranking", "rankings", (PROMPT_COLUMNS, _SEVERAL, ("ranks", "rank", "ranking")), ranking_row),
     Shape("ranking", "rankings", (_INSTRUCTION, _SEVERAL, ("ranks", "rank", "ranking")), ranking_row, (_INPUT,)),
     Shape("ranking", "rankings", (PROMPT_COLUMNS, _SEVERAL, ("scores",)), ranking_row),

@@ -128,7 +128,14 @@ def _task_file(name: str) -> NumberedRows | None:
     if not isinstance(instruction, str) or not isinstance(items, list):
         return None
     category = (value.get("Categories") or [""])[0]
-    shared = {"instruction": instruction, "task": str(value.get("task") or path.stem), "cluster": str(category).lower()}
+    spoken = value.get("Output_language")
+    language = spoken[0] if isinstance(spoken, list) and len(spoken) == 1 and isinstance(spoken[0], str) else ""
+    shared = {
+        "instruction": instruction,
+        "task": str(value.get("task") or path.stem),
+        "cluster": str(category).lower(),
+        "language": language,
+    }
     return _instances(items, {key: text for key, text in shared.items() if text})
 
 
@@ -189,8 +196,20 @@ def record(group: Group, kind: str, origin: Mapping[str, str]) -> Row:
         extra = {"columns": {name: value for name, value in said.items() if name in TAKEN}}
         said = {name: value for name, value in said.items() if name not in TAKEN}
     own = {"source": group.prompt.source, "cluster": group.prompt.cluster, "license": said.get("license"), "made_by": said.get("made_by")}
-    kept = {name: own[name] if isinstance(own[name], str) and own[name] else origin.get(name, "") for name in ORIGIN}
+    told = lambda name: own[name] and isinstance(own[name], str | dict if name == "made_by" else str)
+    kept = {name: own[name] if told(name) else origin.get(name, "") for name in ORIGIN}
     return {**said, **extra, **_body(group, kind), **kept}
+
+
+def counted_as(value: Any) -> str:
+    """What a row's origin is counted as: text as it stands, of a maker that is an object its kind and name.
+
+    >>> counted_as("template"), counted_as({"kind": "person", "name": "Ada", "when": "2026-03-01"}), counted_as({"kind": "model"})
+    ('template', 'person: Ada', 'model')
+    """
+    if not isinstance(value, Mapping):
+        return str(value or "")
+    return ": ".join(str(value[key]) for key in ("kind", "name") if value.get(key))
 
 
 def _body(group: Group, kind: str) -> Row:
@@ -206,6 +225,7 @@ def _body(group: Group, kind: str) -> Row:
             "chosen": answers[0],
             "rejected": answers[1],
             **({} if group.margin is None else {"margin": group.margin}),
+            **({} if group.probability is None else {"probability": group.probability}),
         }
     if kind == "rankings":
         return {"prompt": prompt, "responses": answers, "ranks": [r.scores["rank"] for r in group.responses]}

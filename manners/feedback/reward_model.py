@@ -87,7 +87,7 @@ def to_the_end(form: ChatFormat, group: Group) -> TokenGroup:
     while rows and all(len(row) > shared + 1 and row[shared] == rows[0][shared] for row in rows):
         shared += 1
     responses = [TokenResponse(row[shared:], [True] * (len(row) - shared)) for row in rows]
-    return TokenGroup(rows[0][:shared] if rows else [], responses, group.row, group.margin)
+    return TokenGroup(rows[0][:shared] if rows else [], responses, group.row, group.margin, group.probability)
 
 
 def _open_ended(response: Response, tokens: TokenResponse) -> TokenResponse:

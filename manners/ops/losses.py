@@ -221,12 +221,14 @@ def length_desensitised(logp_N: Tensor, place_N: Tensor, limit_N: Tensor, alpha:
 # --- reward models -----------------------------------------------------------------------------------------------------------
 
 
-def bradley_terry(chosen_P: Tensor, rejected_P: Tensor, margin_P: Tensor | float | None = None, label_smoothing: float = 0.0) -> Tensor:
+def bradley_terry(
+    chosen_P: Tensor, rejected_P: Tensor, margin_P: Tensor | float | None = None, label_smoothing: Tensor | float = 0.0
+) -> Tensor:
     """Pairwise loss of a reward model (Bradley and Terry 1952; Ouyang 2022, eq. 1), (P,): -log sigma(z), z = r_w - r_l - m.
 
     `chosen_P` and `rejected_P` hold r_w and r_l. `margin_P` is by how much the chosen response should win (Touvron 2023, Llama 2,
-    eq. 2). With `label_smoothing` e, the share of labels taken to be wrong: -(1-e) log sigma(z) - e log sigma(-z). Unchanged when a
-    constant is added to all rewards of a prompt; `centring` takes that freedom away.
+    eq. 2). With `label_smoothing` e, the share of labels taken to be wrong (of all pairs, or one for each, (P,)): -(1-e) log sigma(z) -
+    e log sigma(-z). Unchanged when a constant is added to all rewards of a prompt; `centring` takes that freedom away.
     """
     gap_P = chosen_P - rejected_P
     if margin_P is not None:

@@ -38,7 +38,8 @@ class PairLoss:
 
         L = -(1-e) log sigma(z) - e log sigma(-z) + c (r_w + r_l)^2,    z = r_w - r_l - m
 
-    `margins` maps a row to its m. `function`, if given, replaces the first two summands: it takes the rewards of the chosen and the
+    `margins` maps a row to its m. With `soft` a pair's e is 1 - p, p its `probability` of being the right way round (1 where it has
+    none). `function`, if given, replaces the first two summands: it takes the rewards of the chosen and the
     rejected responses, (P,) each, and returns a loss for each pair, (P,).
     """
 
@@ -48,7 +49,9 @@ class PairLoss:
         label_smoothing: float = 0.0,
         centring: float = 0.0,
         function: Callable[[Tensor, Tensor], Tensor] | None = None,
+        soft: bool = False,
     ):
+        self.soft = soft
         self.margins, self.label_smoothing, self.centring, self.function = margins, label_smoothing, centring, function
 
     def weigh(self, micro: Micro) -> dict[str, float]:
@@ -61,7 +64,10 @@ class PairLoss:
             loss_P = self.function(chosen_P, rejected_P)
         else:
             margin_P = chosen_P.new_tensor([self.margins[g.row] for g in micro.groups]) if self.margins else None
-            loss_P = losses.bradley_terry(chosen_P, rejected_P, margin_P, self.label_smoothing)
+            flipped: Tensor | float = self.label_smoothing
+            if self.soft:
+                flipped = chosen_P.new_tensor([0.0 if g.probability is None else 1 - g.probability for g in micro.groups])
+            loss_P = losses.bradley_terry(chosen_P, rejected_P, margin_P, flipped)
         weights = self.weigh(micro)
         terms = {"pairs": Term(loss_P.sum(), weights["pairs"])}
         if self.centring:

@@ -1,8 +1,11 @@
 """What a run is about to do, said before it does it: rows, checks, steps, memory."""
 
+from collections.abc import Sequence
+
 import torch
 
 from manners.core.console import console
+from manners.core.errors import InputError
 from manners.model.roles import BASE
 from manners.train import memory
 from manners.train.learner import Forward, count_steps, policy_scores
@@ -61,3 +64,12 @@ def _checks(stage: Stage) -> None:
     )
     sampler = "" if stage.sampler_gap is None else f", sampler equals scorer within {stage.sampler_gap:.1g}"
     console.print(f"checks: tree equals plain within {stage.probe_gap:.1g} nats a token{sampler}")
+
+
+def tell_of_soft_labels(given: Sequence[float | None], soft: bool, path: str) -> None:
+    """Print how many pairs say how sure they are, where that is not used. Raises InputError if it is to be used and none says."""
+    held = sum(value is not None for value in given)
+    if soft and not held:
+        raise InputError(f"soft_labels, but no pair of {path} has a probability; leave it out, or make the pairs by a rule that gives one.")
+    if held and not soft:
+        console.print(f"  {held:,} pairs say how sure they are (probability), which soft_labels=true would learn from")

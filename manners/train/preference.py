@@ -31,7 +31,7 @@ from manners.ops import losses
 from manners.ops.losses import LossTerms, Term
 from manners.ops.segments import segment_count
 from manners.train.learner import Learner, Micro, count_steps
-from manners.train.plan import describe
+from manners.train.plan import describe, tell_of_soft_labels
 from manners.train.references import answer_logps, kept_reference, reference_for, reference_logps, tolerance
 from manners.train.stage import Stage, TrainSettings, finish, fit, identifying, prepare
 from manners.train.watch import Displacement
@@ -110,6 +110,8 @@ class PairSettings(TrainSettings):
     """Whether log-ratios are summed over an answer's tokens or averaged; none means the loss's own: mean for ipo, else sum."""
     ld_alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
     """What a token counts that lies past the length of the pair's shorter answer (LD-DPO); 1 is off."""
+    soft_labels: bool = False
+    """Learn from each pair both ways, weighed by its column probability; a pair without one counts as certain."""
 
 
 class DPOSettings(PairSettings):
@@ -124,6 +126,8 @@ class ORPOSettings(TrainSettings):
 
     beta: Annotated[float, Field(gt=0)] = 0.1
     """Coefficient of the odds ratio, the paper's lambda."""
+    soft_labels: bool = False
+    """Learn from each pair both ways, weighed by its column probability; a pair without one counts as certain."""
 
 
 class SimPOSettings(TrainSettings):
@@ -135,6 +139,8 @@ class SimPOSettings(TrainSettings):
     """The margin to reach, divided by beta: nats a token."""
     nll: Annotated[float, Field(ge=0)] = 0.0
     """Coefficient of the chosen answer's negative mean log-probability."""
+    soft_labels: bool = False
+    """Learn from each pair both ways, weighed by its column probability; a pair without one counts as certain."""
 
 
 class CPOSettings(TrainSettings):
@@ -146,6 +152,8 @@ class CPOSettings(TrainSettings):
     """Share of labels assumed flipped."""
     nll: Annotated[float, Field(ge=0)] = 1.0
     """Coefficient of the chosen answer's negative mean log-probability, the paper's behaviour cloning."""
+    soft_labels: bool = False
+    """Learn from each pair both ways, weighed by its column probability; a pair without one counts as certain."""
 
 
 # --- the loss ----------------------------------------------------------------------------------------------------------------
@@ -157,7 +165,11 @@ class PreferenceLoss:
     `function` takes what it compares of the chosen and the rejected answers, (P,) each, and by name what it asks for of `OF_A_PAIR`, and
     returns a loss for each pair, (P,). `reference` maps a row to the reference's log-probabilities (chosen, rejected); without one the
     function is given the policy's own. `beta` scales the implicit rewards, which are metrics. The NLL term is over the trained tokens of
-    the chosen answer alone.
+    the chosen answer alone. With `soft`, a pair whose chosen answer is the better one with probability p has the loss
+
+        p function(chosen, rejected) + (1 - p) function(rejected, chosen)
+
+    which is the expected loss over labels drawn with that probability (Mitchell 2023 for DPO; Lee 2023, RLAIF, for a judge's labels).
     """
 
     def __init__(
@@ -171,7 +183,9 @@ class PreferenceLoss:
         factor: float = 1.0,
         nll: float = 0.0,
         ld_alpha: float = 1.0,
+        soft: bool = False,
     ):
+        self.soft = soft
         self.function, self.reference, self.beta, self.name = function, reference, beta, name
         self.length, self.factor, self.nll, self.ld_alpha = length, factor, nll, ld_alpha
         self._asks = [key for key in OF_A_PAIR if key in inspect.signature(function).parameters]
@@ -199,6 +213,11 @@ class PreferenceLoss:
         if self.needs_margin:
             asked["margin_P"] = logp_P2.new_tensor([g.margin for g in micro.groups])  # pyright: ignore[reportArgumentType]
         loss_P = self.function(chosen_P, rejected_P, **{key: asked[key] for key in self._asks})
+        if self.soft:
+            swapped = {"chosen_tokens_P": "rejected_tokens_P", "rejected_tokens_P": "chosen_tokens_P"}
+            other_P = self.function(rejected_P, chosen_P, **{key: asked[swapped[key]] for key in self._asks})
+            sure_P = logp_P2.new_tensor([1.0 if g.probability is None else g.probability for g in micro.groups])
+            loss_P = sure_P * loss_P + (1 - sure_P) * other_P
         weights = self.weigh(micro)
         terms = {self.name: Term(loss_P.sum(), weights[self.name], self.factor)}
         own_P2 = scores.logp_R.view(pairs, 2)
@@ -294,6 +313,11 @@ def pair_loss(
         raise InputError("loss=exo_pair needs a label_smoothing above 0; leave it out for 0.001.")
     if row.function is losses.alpha_divergence and values.get("alpha") == 1:
         raise InputError("loss=alpha_divergence with alpha=1 is the reverse KL, which is loss=sigmoid.")
+    soft = getattr(settings, "soft_labels", False)
+    if soft and values.get("label_smoothing"):
+        raise InputError("soft_labels and label_smoothing both say how sure a label is; set one of them.")
+    if soft and "margin_P" in inspect.signature(row.function).parameters:
+        raise InputError(f"loss={loss} learns from margins, which have no soft form here; leave out soft_labels.")
     if isinstance(reference, Tensor):
         reference = dict(enumerate(reference.tolist()))
     beta = given("beta") or _defaults(row.function).get("beta", 1.0)
@@ -306,6 +330,7 @@ def pair_loss(
         factor=(given(row.factor) or 1.0) if row.factor else 1.0,
         nll=given("nll") or 0.0,
         ld_alpha=getattr(settings, "ld_alpha", 1.0),
+        soft=soft,
     )
 
 
@@ -392,6 +417,7 @@ def _train(settings: TrainSettings, name: str, row: PairRow, rates: dict[str, fl
         stage = prepare(settings, kinds=("pairs",))
         loss = pair_loss(row, settings, {}, name)
         left_out = set_aside(stage, wrong_pairs(stage, loss.needs_margin))
+        tell_of_soft_labels([group.probability for group in stage.groups], loss.soft, settings.data)
         rate = settings.learning_rate if settings.learning_rate is not None else rates[settings.finetune]
         describe(settings, stage, rate)
         if row.needs_reference:

@@ -43,7 +43,7 @@ from manners.model.roles import BASE, Backbone
 from manners.ops.calibration import normaliser
 from manners.train.judgements import LabelLoss, PairLoss, RankingLoss, RatingLoss, reward_scores
 from manners.train.learner import Learner, Loss, count_steps
-from manners.train.plan import describe
+from manners.train.plan import describe, tell_of_soft_labels
 from manners.train.stage import Stage, TrainSettings, base_model, base_name, finish, fit, identifying, lora_of
 
 DEFAULT_RATE = {"lora": 1e-4, "full": 1e-5, "frozen": 1e-3}
@@ -76,6 +76,8 @@ class RewardSettings(TrainSettings):
     """By how much the chosen answer should win: a number, or column for each row's own margin (0 where it has none)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     """Share of pairs assumed to be labelled the wrong way round."""
+    soft_labels: bool = False
+    """Learn from each pair both ways, weighed by its column probability; a pair without one counts as certain."""
     centring: Annotated[float, Field(ge=0)] = 0.0
     """Coefficient of (r_w + r_l)^2, which draws scores to a mean of zero; 0.01 is usual where it is used."""
     finetune: Literal["lora", "full", "frozen"] = "lora"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -182,7 +184,10 @@ def task_of(settings: RewardSettings, data: DataFile) -> Task:
         constant = settings.margin if isinstance(settings.margin, float) else 0.0
         margins = {i: (g.margin or 0.0) if column else constant for i, g in enumerate(data.groups)} if column or constant else None
         function = load_function(settings.loss, "loss") if settings.loss else None
-        return Task("pairs", *one, PairLoss(margins, settings.label_smoothing, settings.centring, function))
+        if settings.soft_labels and (settings.label_smoothing or margins or function):
+            raise InputError("soft_labels says how sure each label is, and goes with none of label_smoothing, margin and loss.")
+        tell_of_soft_labels([group.probability for group in data.groups], settings.soft_labels, settings.data)
+        return Task("pairs", *one, PairLoss(margins, settings.label_smoothing, settings.centring, function, settings.soft_labels))
     if how in ("ranking", "plackett-luce", "pick-best"):
         ranks = {i: [r.scores.get("rank", 1 - r.scores.get("best", 0)) for r in g.responses] for i, g in enumerate(data.groups)}
         if how == "plackett-luce" and any(len(set(places)) < len(places) for places in ranks.values()):
