@@ -139,8 +139,10 @@ class Decoder:
         self.role, self.packed = role, packed
         self._forwards: list[tuple[nn.Module, Callable[[Tensor], Tensor]]] = []
         self._products: dict[tuple[str, int, int], tuple[int, Callable[[Tensor], Tensor]]] = {}
-        self._stable: dict[int, bool] = {}
-        self._smallest: dict[int, int] = {}
+        self._stable: dict[tuple[int, bool], bool] = {}
+        self._smallest: dict[tuple[int, bool], int] = {}
+        self._head = backbone.model.get_output_embeddings()
+        self._head_products: set[tuple[str, int, int]] = set()
         with torch.no_grad(), backbone.role(role):
             self._make(backbone.model)
 
@@ -185,7 +187,7 @@ class Decoder:
             elif key not in done:
                 forward = make_one(merge.merged(), merge.bias)
                 self._forwards.append((layer, forward))
-                self._try(kind.__name__, merge.weight.shape[1], merge.weight.shape[0], forward)
+                self._try(kind.__name__, merge.weight.shape[1], merge.weight.shape[0], forward, layer is self._head)
         for module in model.modules():
             if isinstance(module, Conv1D):
                 self._try("transposed", module.weight.shape[0], module.nf, module)
@@ -193,9 +195,10 @@ class Decoder:
         for packed in packing:
             packed.result()
 
-    def _try(self, kind: str, width: int, height: int, forward: Callable[[Tensor], Tensor]) -> None:
+    def _try(self, kind: str, width: int, height: int, forward: Callable[[Tensor], Tensor], head: bool = False) -> None:
         """Note one product of each kind and shape, for `stable`."""
-        self._products.setdefault((kind, width, height), (width, forward))
+        if self._products.setdefault((kind, width, height), (width, forward))[1] is forward and head:
+            self._head_products.add((kind, width, height))
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -212,22 +215,24 @@ class Decoder:
                 else:
                     module.forward = own
 
-    def rows(self, wanted: int) -> int:
+    def rows(self, wanted: int, head: bool = True) -> int:
         """The smallest number of rows, at least `wanted`, at which no product's row depends on the number; `wanted` if none is near,
-        which is said once a process."""
-        if wanted not in self._smallest:
-            found = next((rows for rows in range(wanted, 2 * wanted + 16) if self.stable(rows)), None)
+        which is said once a process. Without `head` the output layer's product does not count: it is not made of these rows."""
+        key = (wanted, head)
+        if key not in self._smallest:
+            found = next((rows for rows in range(wanted, 2 * wanted + 16) if self.stable(rows, head)), None)
             if found is None:
                 say_company_matters(f"no number of rows near {wanted}")
-            self._smallest[wanted] = wanted if found is None else found
-        return self._smallest[wanted]
+            self._smallest[key] = wanted if found is None else found
+        return self._smallest[key]
 
-    def stable(self, rows: int) -> bool:
+    def stable(self, rows: int, head: bool = True) -> bool:
         """Whether every product gives each of so many rows the bits that it gives the row among `REFERENCE_ROWS`."""
-        if rows not in self._stable:
+        if (rows, head) not in self._stable:
+            tried = [product for key, product in self._products.items() if head or key not in self._head_products]
             with torch.no_grad():
-                self._stable[rows] = all(_stable(forward, width, rows) for width, forward in self._products.values())
-        return self._stable[rows]
+                self._stable[rows, head] = all(_stable(forward, width, rows) for width, forward in tried)
+        return self._stable[rows, head]
 
 
 class _Merge(NamedTuple):
@@ -275,8 +280,10 @@ def _stable(forward: Callable[[Tensor], Tensor], width: int, rows: int) -> bool:
     numbers = torch.Generator().manual_seed(rows)
     dtype = _dtype(forward)
     x = torch.randn(-(-rows // REFERENCE_ROWS) * REFERENCE_ROWS, width, generator=numbers).to(dtype)
-    expected = torch.cat([forward(part) for part in x.split(REFERENCE_ROWS)])[:rows]
-    return torch.equal(forward(x[:rows].contiguous()), expected)
+    together = forward(x[:rows].contiguous())
+    # Part by part: of the output layer, each copy of what many rows give would be hundreds of megabytes.
+    parts = zip(together.split(REFERENCE_ROWS), x.split(REFERENCE_ROWS), strict=True)
+    return all(torch.equal(some, forward(part)[: len(some)]) for some, part in parts)
 
 
 def _dtype(forward: Any) -> torch.dtype:

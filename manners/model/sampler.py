@@ -255,7 +255,7 @@ class _Run:
             while new and tokens + len(new[0]) <= PREFILL_TOKENS:
                 tokens += len(new[0])
                 row.append(new.pop(0))
-            padding = [(0,) * (self.decoder.rows(tokens) - tokens)]
+            padding = [(0,) * (self.decoder.rows(tokens, head=False) - tokens)]
             prefill = Prefill.of([*row, *(p for p in padding if p)], self.device)
             with attending(prefill):
                 hidden_TD = self._trunk(prefill.tree.tokens_T, prefill.tree.positions_T)

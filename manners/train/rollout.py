@@ -236,9 +236,12 @@ def sample(
         seen[index] = seen.get(index, 0) + 1
     sampling = Sampling(temperature=settings.temperature, max_new_tokens=settings.max_new_tokens, seed=seed, stage=stage, round=round)
     ours = [actors.prompts[index] for index in picked]
+    large = actors.backbone.model.num_parameters() > LARGE
+    if large:
+        give_back_freed_memory()  # the decoding copy does not fit into the holes that training has left
     drawn = actors.sampler.sample([prompt.prompt for prompt in ours], sampling, samples=settings.samples, rows=keys, progress=progress)
     forget(actors.backbone)  # the copy that decodes is of no use once the policy has moved, and training needs the room
-    if actors.backbone.model.num_parameters() > LARGE:
+    if large:
         give_back_freed_memory()  # else what sampling has freed lies in pieces that training's tensors do not fit into
     groups = [replace(group, row=prompt.row, columns=prompt.columns) for group, prompt in zip(drawn, ours, strict=True)]
     tokens = []
