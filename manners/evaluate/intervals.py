@@ -40,6 +40,11 @@ def resampled_means(values_SP: np.ndarray) -> np.ndarray:
     return ((weights_BS @ values_SP) * weights_BP).sum(1) / (seeds * prompts)
 
 
+def resampled_columns(values_PK: np.ndarray) -> np.ndarray:
+    """The mean over prompts of each column under every resample, (B, K): the draws of `resampled_means` of one seed."""
+    return _weights(1, len(values_PK))[1] @ values_PK / len(values_PK)
+
+
 def ends(means_B: np.ndarray) -> tuple[float, float]:
     """The percentile interval at LEVEL."""
     low, high = np.quantile(means_B, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -64,8 +64,8 @@ def measure(
 ) -> dict[str, Any]:
     """Open the run folder and the subject, ask, and write `rows.jsonl`, `results.json` and the manifest; returns what `results.json` holds.
 
-    A finished evaluation is returned as it is. `read` names the files that the figures hang on, whose content is part of the run's
-    identity.
+    A finished evaluation is returned as it is. `read` names the files and folders that the figures hang on, whose content is part of the
+    run's identity.
     """
     with open_run(settings.out, settings.model_dump(), identifying(settings, evaluation, version, read)) as run:
         if run.manifest is not None:
@@ -108,7 +108,7 @@ def identifying(settings: MeasureSettings, evaluation: str, version: int, read: 
     """What can change the figures: the settings, the files read, the evaluation's version, and the run that the model comes from."""
     content: dict[str, Any] = settings.model_dump(exclude=set(settings.silent))
     content |= {"stage": f"eval {evaluation}", "version": version}
-    content |= {f"{path}_sha256": file_hash(path) for path in read if Path(path).is_file()}
+    content |= {f"{path}_sha256": content_hash(Path(path)) for path in read if Path(path).exists()}
     model = Path(settings.model)
     manifest = model / "manifest.json"
     if manifest.is_file() or model.is_file():
