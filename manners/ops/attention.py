@@ -77,3 +77,20 @@ class _Runs(Function):
                 for (first, last), part in zip(run.chain, of_chain.split(lengths, 2), strict=True):
                     whole[:, :, first:last] += part
         return *grads, None, None
+
+
+# --- in parts, without gradients ------------------------------------------------------------------------------------------------
+
+
+def attend_part(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scaling: float) -> tuple[Tensor, Tensor]:
+    """Queries (1, H, Tq, D) over some of their keys: outputs (1, H, Tq, D) and the log of the sum of weights (1, H, Tq), which `joined`
+    needs. `mask` (Tq, Tk) is added to the scores. No gradients."""
+    output, lse = getattr(torch.ops.aten, _KERNEL)(query, key, value, 0.0, causal, attn_mask=mask, scale=scaling)[:2]
+    return output, lse
+
+
+def joined(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Attention over two disjoint sets of keys, from `attend_part` over each: outputs weighted by their shares of the weights, and the
+    log of the sum of both."""
+    share = torch.sigmoid(second[1] - first[1])[..., None].to(first[0].dtype)
+    return torch.lerp(first[0], second[0], share), torch.logaddexp(first[1], second[1])
