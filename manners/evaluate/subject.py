@@ -13,7 +13,7 @@ from pathlib import Path
 
 from manners.core.console import progress
 from manners.core.errors import InputError
-from manners.core.records import Group, Prompt, Response, TokenGroup
+from manners.core.records import Group, Message, Prompt, Response, TokenGroup
 from manners.data.chat import ChatFormat
 from manners.data.files import ENDINGS, GZIP_ENDINGS, read_rows
 from manners.evaluate.choices import Option
@@ -34,6 +34,8 @@ class Subject:
 
     name: str
     fmt: ChatFormat | None = None
+    scores: bool = False
+    """Whether `options` gives log-probabilities."""
 
     def answer(self, prompts: Sequence[Prompt], sampling: Sampling, *, samples: int = 1, what: str = "answers") -> list[Group]:
         """A group with `samples` answers for each prompt, in order; a group without responses where there is no answer."""
@@ -47,6 +49,8 @@ class Subject:
 
 class LocalSubject(Subject):
     """A model in memory."""
+
+    scores = True
 
     def __init__(self, name: str, source: ModelSource, backbone: Backbone, role: str, fmt: ChatFormat, slots: int = 32):
         self.name, self.source, self.backbone, self.role, self.fmt = name, source, backbone, role, fmt
@@ -77,25 +81,32 @@ class LocalSubject(Subject):
 
 
 class RecordedSubject(Subject):
-    """A file of outputs, found by the prompt's last message (or its "id" where prompts carry one as source)."""
+    """A file of outputs, found by the prompt's last message; rows without a prompt by their "id", where prompts carry one as source; rows
+    with messages of several turns by all of them, and by the last alone where no other row ends with it."""
 
     def __init__(self, path: str):
         self.name = path
         self.outputs: dict[str, list[str]] = {}
         word, rows = read_rows(path)
         for number, row in rows:
-            asked = row.get("prompt", row.get("question", row.get("instruction")))
+            turns = row.get("messages")
+            last = turns[-1].get("content") if isinstance(turns, list) and turns and isinstance(turns[-1], dict) else row.get("id")
+            asked = row.get("prompt", row.get("question", row.get("instruction", last)))
             texts = row.get("responses", next((row[key] for key in OUTPUTS if key in row), None))
             given = [texts] if isinstance(texts, str) else [t["text"] if isinstance(t, dict) else t for t in texts or ()]
             if not isinstance(asked, str) or (texts is not None and not all(isinstance(text, str) for text in given)):
                 raise InputError(
-                    f"{path}, {word} {number}: recorded outputs need the text of a prompt (prompt, question or instruction) and of an "
-                    f"answer ({', '.join(OUTPUTS)}, or a list of responses)."
+                    f"{path}, {word} {number}: recorded outputs need the text of a prompt (prompt, question, instruction or messages; "
+                    f"else an id) and of an answer ({', '.join(OUTPUTS)}, or a list of responses)."
                 )
+            if isinstance(turns, list) and len(turns) > 1 and all(isinstance(turn, dict) for turn in turns):
+                whole = Prompt(tuple(Message(str(turn.get("role")), str(turn.get("content"))) for turn in turns)).id
+                self.outputs[whole], given = given, given if asked not in self.outputs else []
             self.outputs[asked] = given
 
     def answer(self, prompts: Sequence[Prompt], sampling: Sampling, *, samples: int = 1, what: str = "answers") -> list[Group]:
-        held = [self.outputs.get(prompt.messages[-1].content, [])[:samples] for prompt in prompts]
+        names = [(p.id, p.messages[-1].content, p.source) for p in prompts]
+        held = [next((found for name in three if (found := self.outputs.get(name))), [])[:samples] for three in names]
         if prompts and not any(held):
             raise InputError(f"{self.name} holds an answer to none of the {len(prompts)} prompts; was it made from another file?")
         return [Group(p, [Response.answer(t) for t in texts], row=i) for i, (p, texts) in enumerate(zip(prompts, held, strict=True))]
