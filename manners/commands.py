@@ -41,6 +41,10 @@ COMMANDS = {
     "generate": Command("manners.reason.generate", "GenerateSettings", "generate", "Answer a prompt, or each prompt of a file."),
     "label": Command("manners.feedback.labels", "LabelSettings", "label", "Sampled answers to pairs, by the annotator with noise."),
     "pairs": Command("manners.feedback.pairs", "PairsSettings", "pairs", "Rankings, ratings or votes to pairs, by a stated rule."),
+    "annotate": Command(
+        "manners.feedback.web.annotate", "AnnotateSettings", "annotate", "Judge or write answers in the browser.", stage=False
+    ),
+    "arena": Command("manners.evaluate.arena", "ArenaSettings", "arena", "Vote between two hidden models in the browser.", stage=False),
     "chat": Command("manners.reason.chat", "ChatSettings", "chat", "Talk with a model on the terminal.", stage=False),
     "logprob": Command("manners.evaluate.logprob", "LogprobSettings", "logprob", "Log-probability of each given answer of a file."),
     "evaluate": Command("manners.evaluate.prompts", "EvaluateSettings", "evaluate", "Answers to sets of prompts, scored and counted."),
@@ -62,6 +66,53 @@ COMMANDS = {
     "eval ifeval": Command(
         "manners.evaluate.ifeval", "IFEvalSettings", "ifeval", "Answers against their prompts' verifiable instructions.", stage=False
     ),
+    "eval choices": Command(
+        "manners.evaluate.multiple_choice", "ChoicesSettings", "choices", "Multiple choice by rank scoring, few-shot prefix shared."
+    ),
+    "eval tax": Command("manners.evaluate.tax", "TaxSettings", "tax", "A fixed battery: choices, generated answers, loss on text."),
+    "eval against": Command(
+        "manners.evaluate.against", "AgainstSettings", "against", "Evaluations of one kind, row by row: what got better, what worse."
+    ),
+    "eval leash": Command("manners.report.tax", "LeashSettings", "leash", "Tax against KL of several runs, as a figure."),
+    "eval lm-eval": Command("manners.evaluate.harness", "HarnessSettings", "lm_eval", "Any task of the evaluation harness."),
+    "eval references": Command(
+        "manners.evaluate.references", "ReferencesSettings", "references", "Answers against reference answers, cluster by cluster."
+    ),
+    "eval held-out": Command(
+        "manners.evaluate.held_out", "HeldOutSettings", "held_out", "Clusters left out of training: start, held out, trained with."
+    ),
+    "eval clusters": Command(
+        "manners.recipe.clusters", "ClustersSettings", "clusters", "Leave each cluster out of training in turn, and ask it.", stage=False
+    ),
+    "eval diversity": Command(
+        "manners.evaluate.varied", "VariedSettings", "varied", "How different a model's answers are, to one prompt and across prompts."
+    ),
+    "eval gap": Command("manners.evaluate.gap", "GapSettings", "gap", "In- less out-of-distribution score and diversity, model by model."),
+    "eval attention": Command(
+        "manners.evaluate.attention", "AttentionSettings", "attention", "How attention falls off with distance, before and after."
+    ),
+    "eval shift": Command("manners.evaluate.shift", "ShiftSettings", "shift", "Where alignment acts: token by token, layer by layer."),
+    "eval reasoning": Command(
+        "manners.report.reasoning", "ReasoningSettings", "reasoning", "Accuracy against tokens: steps, votes and choices among samples."
+    ),
+    "eval refusals": Command(
+        "manners.evaluate.refusals", "RefusalsSettings", "refusals", "A refusal classifier against people's labels.", stage=False
+    ),
+    "eval safety": Command("manners.evaluate.safety", "SafetySettings", "safety", "Refusal of harmful and of harmless requests."),
+    "eval toxicity": Command("manners.evaluate.toxicity", "ToxicitySettings", "toxicity", "The worst of 25 continuations of each prompt."),
+    "eval stereotypes": Command(
+        "manners.evaluate.stereotypes", "StereotypesSettings", "stereotypes", "CrowS-Pairs, Winogender and BBQ: what a model prefers."
+    ),
+    "eval groups": Command("manners.evaluate.groups", "GroupsSettings", "groups", "Prompts that differ only in the group they name."),
+    "eval sycophancy": Command(
+        "manners.evaluate.sycophancy", "SycophancySettings", "sycophancy", "Does it say what its user wants to hear?"
+    ),
+    "eval honesty": Command(
+        "manners.evaluate.honesty", "HonestySettings", "honesty", "Is it true, does it know how sure it is, and when it cannot know?"
+    ),
+    "eval imitation": Command(
+        "manners.evaluate.imitation", "ImitationSettings", "imitation", "Did style rise and accuracy not? Two evaluations side by side."
+    ),
     "data inspect": Command(
         "manners.data.inspect", "InspectSettings", "inspect", "What a file holds, and what of it is trained.", stage=False
     ),
@@ -74,10 +125,14 @@ COMMANDS = {
     "data guidelines": Command(
         "manners.data.guidelines", "GuidelinesSettings", "guidelines", "Crowdworkers' guidelines to demonstrations.", stage=False
     ),
+    "data write": Command(
+        "manners.data.writers.command", "WriteSettings", "write", "A model writes instruction data, in one of eight ways."
+    ),
     "data mix": Command("manners.data.mixture", "MixSettings", "mix", "One file out of many, in stated shares."),
     "data split": Command("manners.data.splits", "SplitSettings", "split", "Clusters, tasks and rows held out, without leaks."),
     "data clean": Command("manners.data.clean", "CleanSettings", "clean", "Rows that pass every rule; the others beside, with the reason."),
     "data select": Command("manners.data.select", "SelectSettings", "select", "The best rows by a score or rule, and as many at random."),
+    "data convert": Command("manners.data.convert", "ConvertSettings", "convert", "A file of rows in another shape, or why not."),
     "data card": Command("manners.data.card", "CardSettings", "card", "What a file of rows is made of.", stage=False),
     "report": Command("manners.report.page", "ReportSettings", "report", "A run's story on one HTML page."),
     "memory": Command("manners.train.paper", "MemorySettings", "memory", "Memory of a training run on paper.", stage=False),

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
@@ -34,7 +34,9 @@ from manners.data.near import NearTexts, shingles
 from manners.data.shapes import Row
 from manners.data.stream import LONGEST, Faults, Reader, Spool, record
 
-TRAIN = "train"
+TRAIN, NEITHER = "train", "neither"
+EVERY = "every-cluster"
+"""Folder of the rows of all clusters but those that are asked."""
 LEVELS = ("category", "task", "instance")
 """Held out, from farthest to nearest: whole clusters, tasks of trained clusters, rows of trained tasks (OPT-IML, Iyer 2022)."""
 COMMON, ENOUGH, LOOKED_AT = 0.2, 10, 300
@@ -73,6 +75,9 @@ class SplitSettings(Settings):
     """Tasks to hold out of the clusters that are trained on (levels). None draws a share of them."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of clusters, of tasks and of each task's rows that levels holds out where they are not named."""
+    asked: Annotated[int, Field(ge=1)] | None = None
+    """Test a fold on so many drawn rows of its cluster only, at most half of them (folds); every-cluster/ then has all rows but these to
+    train on, for a model that has seen the cluster."""
     near: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Jaccard index of runs of five words from which a training row is taken for a copy of a held-out one."""
     same_source: Literal["keep", "drop"] = "keep"
@@ -281,15 +286,38 @@ def _folds(settings: SplitSettings, rows: Rows) -> dict[str, Any]:
         if name not in names:
             raise InputError(f"hold: there is no cluster '{name}'; {nearest(name, names)}")
     across = twins(rows, lambda number: rows.of["cluster"][number], settings.near)
-    folds: dict[str, Any] = {}
+    asked = _asked(settings, rows, held)
+    homes: dict[str, str] = {}
+    for name in held:  # two names may make one folder
+        homes[name] = file_name(name) if file_name(name) not in homes.values() else f"{file_name(name)}-{len(homes) + 1}"
+    found: dict[str, Any] = {"folds": {}}
     with whole_folder(settings.out) as folder:
         for name in held:
             test = names.index(name)
-            home = folder / file_name(name)
-            is_test = lambda number, test=test: rows.of["cluster"][number] == test
+            inside = lambda number, test=test: rows.of["cluster"][number] == test
             twin = lambda number, test=test: across.get(number, {}).get(test)
-            folds[name] = {"folder": file_name(name), **_cut(settings, rows, home, {"test": is_test}, twin)}
-    return {"folds": folds}
+            sides = {"test": lambda number, inside=inside: inside(number) and (asked is None or number in asked), NEITHER: inside}
+            found["folds"][name] = {"folder": homes[name], **_cut(settings, rows, folder / homes[name], sides, twin)}
+        if asked is not None:
+            copies = twins(rows, lambda number: int(number in asked), settings.near)
+            side = {"test": lambda number: number in asked}
+            whole = settings.model_copy(update={"same_source": "keep"})  # nothing is held out here but rows
+            found[EVERY] = _cut(whole, rows, folder / EVERY, side, lambda number: copies.get(number, {}).get(1))
+    return found
+
+
+def _asked(settings: SplitSettings, rows: Rows, held: Sequence[str]) -> set[int] | None:
+    """The rows that are asked, of each held-out cluster so many; None for all of them."""
+    if settings.asked is None:
+        return None
+    if EVERY in map(file_name, held):
+        raise InputError(f"no cluster can be called '{EVERY}' where asked= is given: it is the name of the folder of all.")
+    chosen: set[int] = set()
+    for name in held:
+        own = [number for number in range(len(rows)) if rows.name("cluster", number) == name]
+        draw = stream_of(settings.seed, "asked")
+        chosen |= set(sorted(own, key=lambda number: uniform(draw, number))[: max(1, min(settings.asked, len(own) // 2))])
+    return chosen
 
 
 def file_name(cluster: str) -> str:
@@ -307,13 +335,16 @@ def _cut(
     """Write one training file and its test files; return counts, what left the training side, and the sources of both sides."""
     counts: Counter[str] = Counter()
     part: list[str] = [next((name for name, inside in tests.items() if inside(number)), TRAIN) for number in range(len(rows))]
-    held_sources = {rows.of["source"][n] for n, name in enumerate(part) if name != TRAIN and tests.keys() != set(LEVELS)}
+    held_sources = {rows.of["source"][n] for n, name in enumerate(part) if name not in (TRAIN, NEITHER) and tests.keys() != set(LEVELS)}
     removed: list[dict[str, Any]] = []
     shared: Counter[str] = Counter()
     with ExitStack() as stack:
-        write = {name: stack.enter_context(files.jsonl_writer(home / f"{name}.jsonl")) for name in (TRAIN, *tests)}
+        written = [TRAIN, *(name for name in tests if name != NEITHER)]
+        write = {name: stack.enter_context(files.jsonl_writer(home / f"{name}.jsonl")) for name in written}
         drop = stack.enter_context(files.jsonl_writer(home / "removed.jsonl"))
         for number, name in enumerate(part):
+            if name == NEITHER:
+                continue
             row = rows.spool.row(number)
             other = twin(number) if name == TRAIN else None
             if other is not None:
@@ -332,7 +363,7 @@ def _cut(
     if not counts[TRAIN]:
         raise InputError(f"{home.name}: no row is left to train on; hold less out, or raise near= (now {settings.near:g}).")
     dropped = {"same_source_dropped": shared.total()} if settings.same_source == "drop" else {}
-    return {**{name: counts[name] for name in (TRAIN, *tests)}, "near_duplicates": counts["near_duplicates"], "shown": removed,
+    return {**{name: counts[name] for name in written}, "near_duplicates": counts["near_duplicates"], "shown": removed,
             "sources_on_both_sides": dict(shared.most_common(20)), **dropped}  # fmt: skip
 
 
@@ -412,8 +443,7 @@ def _print(report: Mapping[str, Any]) -> None:
     out = Console(highlight=False, markup=False, emoji=False)
     if "folds" in report:
         shown = Table("held out", "train", "test", "near-duplicates removed", "same source", box=None, pad_edge=False)
-        lines: Iterator[tuple[str, Mapping[str, Any]]] = iter(report["folds"].items())
-        for name, fold in lines:
+        for name, fold in (*report["folds"].items(), *((("none", report[EVERY]),) if EVERY in report else ())):
             same = sum(fold["sources_on_both_sides"].values())
             shown.add_row(name, f"{fold['train']:,}", f"{fold['test']:,}", f"{fold['near_duplicates']:,}", f"{same:,}")
     else:

@@ -21,7 +21,7 @@ from manners.core.errors import InputError
 from manners.core.records import Group, Message
 from manners.data.files import NumberedRows, Row, read_rows
 from manners.data.formats import SAMPLE, Converter
-from manners.data.shapes import COLUMN_NAMES, RowRefused
+from manners.data.shapes import COLUMN_NAMES, RowRefused, Shape
 
 LONGEST = 16_000_000
 """Bytes of a line; a longer one is skipped and counted."""
@@ -140,14 +140,16 @@ def _task_file(name: str) -> NumberedRows | None:
 
 
 def _instances(items: Sequence[Any], shared: Mapping[str, str]) -> NumberedRows:
-    """A row for every instance; one of several right outputs is the first, and `outputs` holds all."""
+    """A row for every instance; one of several right outputs (or `possible_translations`) is the first, and `outputs` holds all."""
     for number, item in enumerate(items, 1):
         if not isinstance(item, dict) or "input" not in item or "output" not in item:
             yield number, {**shared, "input": None, "output": None}
             continue
         output = item["output"]
-        several = {"outputs": output} if isinstance(output, list) and len(output) > 1 else {}
         first = output[0] if isinstance(output, list) and output else output
+        every = [*(output if isinstance(output, list) else [output]), *(item.get("possible_translations") or [])]
+        every = list(dict.fromkeys(text for text in every if isinstance(text, str)))
+        several = {"outputs": every} if len(every) > 1 else {}
         yield number, {**shared, "input": item["input"], "output": first, **several}
 
 
@@ -163,23 +165,36 @@ class Reader:
     Raises InputError where the file cannot be opened, its shape is not known, or none of its first rows can be read.
     """
 
-    def __init__(self, name: str, faults: Faults, column_map: Mapping[str, str] | None = None, longest: int = LONGEST) -> None:
+    def __init__(
+        self,
+        name: str,
+        faults: Faults,
+        column_map: Mapping[str, str] | None = None,
+        longest: int = LONGEST,
+        first: Sequence[Shape] = (),
+    ) -> None:
         self.name, self.faults, self.row = name, faults, -1
+        self.notes: Counter[str] = Counter()
+        """What was changed in reading, with rows."""
         before = faults.counts.total()
         numbered = rows_of(name, faults, longest)
         head = list(islice(numbered, SAMPLE))
         if not head:
             said = f": {faults.first[-1]['why']}" if faults.counts.total() > before and faults.first else ""
             raise InputError(f"{name} holds no row that can be read{said}.")
-        self.converter = Converter.of(name, [row for _, row in head], column_map)
+        self.converter = Converter.of(name, [row for _, row in head], column_map, first)
         self.kind = self.converter.kind
         self.numbered = chain(head, numbered)
 
     def __iter__(self) -> Iterator[tuple[int, Row, list[Group]]]:
         for number, row in self.numbered:
             self.row += 1
+            seen: Counter[str] = Counter()
             try:
-                yield number, row, self.converter(row, Counter())
+                groups = self.converter(row, seen)
+                if seen:
+                    self.notes.update(seen.keys())
+                yield number, row, groups
             except RowRefused as refusal:
                 why, _, detail = str(refusal).partition(":")
                 self.faults.add(self.name, number, why, f":{detail}" if detail else "")

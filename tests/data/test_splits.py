@@ -182,3 +182,21 @@ def test_public_tasks_share_rows_across_clusters(tmp_path):
     inputs = lambda part: {row_text(r).rpartition("\n\n")[2] for r in read_jsonl(tmp_path / "s" / wrong["folder"] / f"{part}.jsonl")}
     assert not inputs("train") & inputs("test")
     assert translation["test"] == 200
+
+
+def test_rows_that_are_asked_are_drawn_and_the_others_train_a_model_of_all_clusters(corpus, tmp_path):
+    report = split(SplitSettings(data=[str(corpus)], out=str(tmp_path / "s"), hold=["a", "b"], asked=20))
+    whole = read_jsonl(tmp_path / "s" / "every-cluster" / "train.jsonl")
+    asked = read_jsonl(tmp_path / "s" / "every-cluster" / "test.jsonl")
+    assert (len(whole), len(asked)) == (320, 40) and report["every-cluster"]["near_duplicates"] == 0
+    assert not {row_text(row) for row in whole} & {row_text(row) for row in asked}
+    for name in "ab":
+        train, test = (read_jsonl(tmp_path / "s" / name / f"{part}.jsonl") for part in ("train", "test"))
+        assert len(train) == 270 and test == [row for row in asked if row["cluster"] == name] and len(test) == 20
+        assert not (tmp_path / "s" / name / "neither.jsonl").exists()
+    lines = corpus.read_text().splitlines(keepends=True)
+    corpus.write_text("".join(lines + lines))  # every asked row has a copy, which must not be trained on
+    report = split(SplitSettings(data=[str(corpus)], out=str(tmp_path / "t"), asked=9))
+    asked = {row_text(row) for row in read_jsonl(tmp_path / "t" / "every-cluster" / "test.jsonl")}
+    assert report["every-cluster"]["near_duplicates"] >= 30
+    assert not asked & {row_text(row) for row in read_jsonl(tmp_path / "t" / "every-cluster" / "train.jsonl")}
