@@ -79,6 +79,10 @@ def _callback(row: Command) -> Callable[..., None]:
     kind, function = row.load()
 
     def run(config: str | None = None, as_json: bool = False, overrides: list[str] | None = None, **options: str | None) -> None:
+        first = options.get(kind.positional) if kind.plural else None
+        if first is not None and any("=" not in word for word in overrides or ()):
+            options[kind.positional] = None  # `--models A B`: B comes as a bare word
+            overrides = [first, *(overrides or ())]
         words = [f"{key}={value}" for key, value in options.items() if value is not None]
         settings = load_settings(kind, config, [*words, *with_bare_words(kind, overrides or [])])
         # With --json stdout is for the one line of JSON; what a command prints for people goes where its progress goes.

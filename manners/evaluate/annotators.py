@@ -1,6 +1,7 @@
 """`manners eval agreement`: a file of votes by several annotators. Do they agree, with each other and with themselves, and what sways them?
 
-A row is an item, a column an annotator; a cell is that annotator's label, null or empty if there is none. If the labels are choices
+A row is an item, a column an annotator; a cell is that annotator's label, null or empty if there is none. (Or a row is one vote, with
+`annotator` and a label, as `manners annotate` writes them.) If the labels are choices
 between two answers, it is told besides how often the first-shown and the longer one was chosen. Neither is a bias by itself: the first
 or longer answer may be the better one. Items that stand in the file twice, with the answers exchanged, tell the two apart.
 """
@@ -18,6 +19,7 @@ from manners.core.config import Settings
 from manners.core.console import console
 from manners.core.errors import InputError, nearest
 from manners.data.files import read_rows
+from manners.evaluate import ballots
 from manners.evaluate.intervals import percent_interval
 from manners.feedback.agreement import MISSING, Measure, coefficients
 
@@ -34,6 +36,7 @@ PROMPTS = ("instruction", "input", "prompt", "question", "context")
 PANDALM, AUTOJ = "1/2/0", "0/1/2"
 MOST_LABELS = 100
 """More different labels than that are no votes."""
+BALLOTS = dict(zip(("first", "second", "tie"), ballots.CODING.split("/"), strict=True))
 ALWAYS, ENOUGH = 0.95, 10
 """An annotator who chose one side in at least this share of at least so many choices is named."""
 
@@ -71,8 +74,12 @@ class Votes:
         word, numbered = read_rows(settings.data)
         self.numbers, self.rows = (list(part) for part in zip(*numbered, strict=True))
         self.where = [f"{settings.data}, {word} {number}" for number in self.numbers]
+        people: list[str] = []
+        if settings.annotators is None and all(ballots.is_ballots(row) for row in self.rows):
+            people, self.rows = ballots.gathered(self.rows)
+            self.where = [f"{settings.data}, item {number}" for number in range(1, len(self.rows) + 1)]
         columns = list(dict.fromkeys(column for row in self.rows for column in row))
-        self.annotators = settings.annotators or _annotators(settings, columns)
+        self.annotators = settings.annotators or people or _annotators(settings, columns)
         if len(set(self.annotators)) < len(self.annotators):
             raise InputError(f"annotators names a column twice ({', '.join(self.annotators)}).")
         for name in self.annotators:
@@ -91,7 +98,7 @@ class Votes:
         self.values_V = self._values(settings)
         self.answers = self._answers(settings, columns)
         self.coding = self._coding(settings, labels)
-        self.item = settings.item
+        self.item = settings.item or ("item" if people else None)
         if self.item is not None and self.item not in columns:
             raise InputError(f"{settings.data} has no column '{self.item}' that names items: {nearest(self.item, columns)}")
 
@@ -119,6 +126,8 @@ class Votes:
 
     def _known_coding(self) -> str:
         """What labels beside two answers mean in files that are known: PandaLM's, Auto-J's, and plain 1 or 2; else ""."""
+        if self.answers is not None and set(self.labels) <= set(ballots.CODING.split("/")):
+            return ballots.CODING
         if self.answers is None or not set(self.labels) <= {"0", "1", "2"}:
             return ""
         if all(re.fullmatch(r"annotator[ _]?\d+", name) for name in self.annotators) or set(self.labels) <= {"1", "2"}:
@@ -139,6 +148,10 @@ class Votes:
         """0 for the first answer, 1 for the second, 2 for a tie; None without a vote."""
         vote = self.votes_IA[item, annotator]
         return None if vote == MISSING or self.coding is None else self.coding.index(self.labels[vote])
+
+    def first(self, item: int, annotator: int) -> int:
+        """Which answer was shown first to an annotator: 0 unless the file says otherwise."""
+        return int(self.rows[item].get(f"{self.annotators[annotator]}{ballots.FIRST}", 1)) - 1
 
     def lengths(self, item: int) -> tuple[int, int] | None:
         """Characters of both answers."""
@@ -202,7 +215,7 @@ def choices(votes: Votes, a: int, what: str) -> list[float]:
         if chosen is None or chosen == 2:
             continue
         if what == "position":
-            found.append(float(chosen == 0))
+            found.append(float(chosen == votes.first(item, a)))
         elif lengths is not None and lengths[0] != lengths[1]:
             found.append(float((lengths[0] > lengths[1]) == (chosen == 0)))
     return found
@@ -212,12 +225,12 @@ def all_annotators(votes: Votes, what: str) -> dict[str, Any] | None:
     """The share over all annotators in per cent, items resampled; None if the file does not tell."""
     by_item = defaultdict(list)
     for item in range(len(votes.rows)):
-        chosen = [c for a in range(len(votes.annotators)) if (c := votes.choice(item, a)) in (0, 1)]
+        chosen = [(a, c) for a in range(len(votes.annotators)) if (c := votes.choice(item, a)) in (0, 1)]
         lengths = votes.lengths(item)
         if what == "length" and (lengths is None or lengths[0] == lengths[1]):
             continue
-        liked = 0 if what == "position" or (lengths is not None and lengths[0] > lengths[1]) else 1
-        by_item[item] += [float(c == liked) for c in chosen]
+        longer = 0 if lengths is not None and lengths[0] > lengths[1] else 1
+        by_item[item] += [float(c == (votes.first(item, a) if what == "position" else longer)) for a, c in chosen]
     means = [float(np.mean(shares)) for shares in by_item.values() if shares]
     if not means:
         return None
@@ -311,7 +324,8 @@ def flags(report: dict[str, Any]) -> list[str]:
                     found.append(f"{name} chose the {side}-shown answer in {value:.1f} % of {share['n']} choices")
         if one["votes"] >= ENOUGH and len(report["labels"]) > 1 and len(found) == told:
             label, count = max(one["labels"].items(), key=lambda pair: pair[1])
-            if count >= ALWAYS * one["votes"]:
+            sorted_answers = report["coding"] == BALLOTS and label != BALLOTS["tie"]  # a label is then no side, and no habit
+            if count >= ALWAYS * one["votes"] and not sorted_answers:
                 found.append(f"{name} gave the label {label} in {count} of {one['votes']} votes")
     return found
 
