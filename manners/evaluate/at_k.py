@@ -25,8 +25,9 @@ def pass_at_k(n: int, right: int, k: int) -> float:
     return 1 - prod(1 - k / i for i in range(n - right + 1, n + 1))
 
 
-def maj_at_k(answers: Sequence[Hashable | None], target: Hashable, k: int) -> float:
+def maj_at_k(answers: Sequence[Hashable | None], target: Hashable, k: int, weights: Sequence[float] | None = None) -> float:
     """Chance that the vote of k of the answers is `target`: the mean over all subsets of k, or over 5,000 drawn without putting back.
+    With `weights`, one an answer, that the greatest sum of them is.
 
     A subset keeps the order of the samples, in which equal votes are broken; a subset without any answer is wrong. Raises ValueError
     unless 1 <= k <= n.
@@ -39,4 +40,5 @@ def maj_at_k(answers: Sequence[Hashable | None], target: Hashable, k: int) -> fl
     else:
         generator = np.random.default_rng(SEED)
         subsets = [sorted(generator.choice(n, size=k, replace=False)) for _ in range(EXACT)]
-    return sum(vote([answers[i] for i in subset]) == target for subset in subsets) / len(subsets)
+    weighing = lambda subset: None if weights is None else [weights[i] for i in subset]
+    return sum(vote([answers[i] for i in subset], weighing(subset)) == target for subset in subsets) / len(subsets)

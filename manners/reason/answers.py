@@ -20,7 +20,8 @@ from manners.feedback.verify.math import gsm8k_number
 Reader = Callable[[str], str | None]
 Answer = TypeVar("Answer", bound=Hashable)
 
-_MARK = re.compile(r"answer is:?\s*", re.I)
+_MARK = re.compile(r"answer(?: \((?:arabic numerals|yes or no)\))? is:?\s*", re.I)
+"""The words that an answer stands after, as models say them and as chain of thought asks for it."""
 _NEXT = re.compile(r"\n\s*(?:Q|Question|Problem)\s*:", re.I)
 """Where a text that was not stopped goes on with a question of its own."""
 _OPTION = re.compile(r"\(([A-Za-z])\)")
@@ -40,6 +41,15 @@ def after_mark(text: str) -> str | None:
     """What follows the last "answer is", without white space around it; None if the text does not say so."""
     parts = _MARK.split(said(text))
     return parts[-1].strip() if len(parts) > 1 else None
+
+
+def ends_with_mark(text: str) -> bool:
+    """Whether a text ends where the answer is to stand.
+
+    >>> ends_with_mark("Therefore, the answer (arabic numerals) is"), ends_with_mark("So what is the answer?")
+    (True, False)
+    """
+    return (match := list(_MARK.finditer(text))) != [] and match[-1].end() == len(text)
 
 
 def number(text: str | None) -> str | None:

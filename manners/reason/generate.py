@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from manners.core import files
-from manners.core.config import Settings
 from manners.core.console import console, progress
 from manners.core.errors import InputError
 from manners.core.records import Group, Prompt
@@ -20,11 +19,14 @@ from manners.model.logprob import load_frozen
 from manners.model.probe import probe
 from manners.model.sampler import AnySampler, Sampler
 from manners.reason.best_of_n import BestOfN
+from manners.reason.chain_of_thought import spent
+from manners.reason.self_consistency import DRAWN
+from manners.reason.ways import WaySettings, wrapped
 
 SAMPLING_KEYS = {"temperature", "top_k", "top_p", "min_p", "max_new_tokens", "min_new_tokens", "seed"}
 
 
-class GenerateSettings(Settings):
+class GenerateSettings(WaySettings):
     """Settings of `manners generate`."""
 
     writes: ClassVar[str] = "rows.jsonl"
@@ -75,8 +77,11 @@ def generate(settings: GenerateSettings) -> dict[str, Any]:
     backbone, role = load_frozen(source, tokenizer)
     probe(backbone)
     sampler: AnySampler = Sampler(backbone, ChatFormat.of(tokenizer, settings.format), role=role, slots=settings.slots)
+    reward = None
     if settings.reward is not None:
         reward = with_columns(reward_of(settings.reward, backbone=backbone, source=source), groups)
+    sampler = wrapped(sampler, settings, reward, keep_all=settings.keep == "all" and settings.best_of == 1)
+    if reward is not None:
         sampler = BestOfN(sampler, reward, settings.best_of, keep_all=settings.keep == "all")
     with progress() as bar:
         task = bar.add_task("generate", total=len(groups) * settings.samples, note="")
@@ -95,7 +100,9 @@ def generate(settings: GenerateSettings) -> dict[str, Any]:
     files.write_jsonl(Path(settings.out), [sampled_row(group) for group in answered])
     drawn = [r for group in answered for r in group.responses]
     console.print(f"{settings.out}: {len(drawn):,} answers to {len(answered):,} prompts")
-    return {"out": settings.out, "prompts": len(answered), "answers": len(drawn), "tokens": sum(len(r.token_ids or []) for r in drawn)}
+    voted = [r for r in drawn if DRAWN in r.scores]  # a winner counts the tokens of all its draws
+    tokens = sum(spent(response) or 0 for response in voted or drawn)
+    return {"out": settings.out, "prompts": len(answered), "answers": len(drawn), "tokens": tokens}
 
 
 def _prompts(settings: GenerateSettings) -> list[Group]:
@@ -116,10 +123,17 @@ def _prompts(settings: GenerateSettings) -> list[Group]:
 
 
 def sampled_row(group: Group) -> dict[str, Any]:
-    """A line of a file of sampled answers: a prompt, its responses, and the columns of its row, by which verifiers judge them."""
+    """A line of a file of sampled answers: a prompt, its responses, and the columns of its row, by which verifiers judge them.
+
+    Where a wrapper asked in other words, `asked` holds them: with the row what all its responses were asked first, with a response what
+    it was asked besides.
+    """
+    first = {response.asked[0] for response in group.responses if response.asked}
+    shared = first.pop() if len(first) == 1 and all(response.asked for response in group.responses) else None
     return {
         "row": group.row,
-        "messages": [{"role": m.role, "content": m.content} for m in group.prompt.messages],
+        "messages": _messages(group.prompt),
+        **({"asked": _messages(shared)} if shared is not None else {}),
         "responses": [
             {
                 "text": r.text,
@@ -127,8 +141,13 @@ def sampled_row(group: Group) -> dict[str, Any]:
                 "token_ids": r.token_ids,
                 "logprob": sum(r.policy_logprobs or []),
                 **({"scores": r.scores} if r.scores else {}),
+                **({"asked": [_messages(p) for p in own]} if (own := r.asked[shared is not None :]) else {}),
             }
             for r in group.responses
         ],
         **({"columns": group.columns} if group.columns else {}),
     }
+
+
+def _messages(prompt: Prompt) -> list[dict[str, str]]:
+    return [{"role": m.role, "content": m.content} for m in prompt.messages]

@@ -7,12 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from manners.core.errors import InputError
+from manners.core.files import read_jsonl
 from manners.core.records import Group, Message, Prompt, Response
 from manners.data.chat import ChatFormat
-from manners.model.sampler import Sampler
-from manners.reason.chat import Conversation, Stream
+from manners.data.formats import read
+from manners.model.sampler import Sampler, ScriptedSampler
+from manners.reason import chat as command
+from manners.reason.chat import Conversation, Stream, side_by_side
+from manners.reason.talk import Speaker
 from tests.conftest import TEMPLATE, Outcome
 from tests.tiny import byte_tokenizer
 
@@ -191,3 +196,134 @@ def test_a_conversation_that_cannot_fit_is_left_as_it_is():
     assert len(talk.turns) == 3 and talk.prompt() == Prompt(tuple(talk.turns))
     talk.room = None
     assert talk.fit() == 0
+
+
+# --- commands, two models, what is saved ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def talk(manners: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
+    """Pipe lines into a chat whose models are scripted: `talk("Hi", scripts=(["one"], ["two"]), words=["save=x"])`."""
+
+    def run(*lines: str, scripts: tuple[list[str], ...], words: tuple[str, ...] = ()) -> Outcome:
+        samplers = iter(ScriptedSampler(script) for script in scripts)
+
+        def opened(name, fmt, system, longest, turns):
+            return Speaker(name, next(samplers), Conversation(None, system, turns=turns))
+
+        monkeypatch.setattr(command, "open_speaker", opened)
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(line + "\n" for line in lines)))
+        return manners("chat", "model=first", *(["against=second"] if len(scripts) == 2 else []), *words)
+
+    return run
+
+
+def test_a_model_that_answers_in_whole_texts(talk):
+    outcome = talk("Hi", "More", scripts=(["one", "two [bold]"],))
+    assert outcome == Outcome(0, ["one", "two [bold]"], "")
+
+
+def test_a_vote_and_the_best(talk):
+    script = ["Blue.", "It is 7.", "so 5", "7!", "a", "a b c", "a b", "plain"]
+    lines = ("/vote 4", "How many?", "/best 3", "Say much.", "/best 1", "Once more.")
+    outcome = talk(*lines, scripts=(script,), words=("task=number", "reward=length"))
+    assert outcome.stdout == ["It is 7.", "a b c", "plain"]
+    assert "Each answer is the one that most of 4 draws agree on. 2 of 4 draws agree; 1 gave no answer." in outcome.stderr
+    assert "Each answer is the best of 3 draws by the reward length. The best of 3: 3." in outcome.stderr
+    assert "Each answer is a single draw." in outcome.stderr
+
+
+def test_a_model_chooses_its_likeliest_draw(say):
+    outcome = say("/best 3", "Hi", "/vote 2", "Hi")
+    assert outcome.code == 0 and "best of 3 draws by the mean log-probability." in outcome.stderr
+    assert "The best of 3: -" in outcome.stderr and "of 2 draws agree" in outcome.stderr
+    cold = say("/best 3", "Hi", "/best 1", "Hi", words=("temperature=0",))
+    assert cold.code == 0 and "set temperature above 0" in cold.stderr, "the talk goes on"
+
+
+def test_commands_that_need_more_and_that_there_are_not(talk):
+    outcome = talk("/best", "/vote many", "/again", "/left", "/save", "/rest", "/usr/bin is what?", "/help", scripts=(["a folder"],))
+    assert outcome.stdout == ["a folder"], "what only begins like a command is a message"
+    for text in ("/best 8", "/vote 8", "Nothing was asked yet.", "no two answers", "Name the file", "did you mean '/reset'?"):
+        assert text in outcome.stderr
+    assert all(name in outcome.stderr for name in command.COMMANDS)
+
+
+def test_again_and_another_system_message(talk):
+    outcome = talk("Hi", "/again", "/system Be curt.", "Yes?", scripts=(["one", "two", "no"],), words=("--json",))
+    told = json.loads("\n".join(outcome.stdout))
+    assert told["answers"] == 3 and [m["content"] for m in told["messages"]] == ["Be curt.", "Yes?", "no"]
+
+
+def test_what_was_said_is_saved_as_demonstrations(talk, tmp_path: Path):
+    saved, other = tmp_path / "deep" / "talk.jsonl", tmp_path / "other.jsonl"
+    lines = ("Hi", "More", f"/save {other}", "/reset", "/reset", "Again")
+    talk(*lines, scripts=(["one", "two", "three"],), words=(f"save={saved}", "system=Be brief."))
+    rows = read_jsonl(saved)
+    assert [[m["content"] for m in row["messages"]] for row in rows] == [
+        ["Be brief.", "Hi", "one", "More", "two"],
+        ["Be brief.", "Again", "three"],
+    ]
+    assert rows[0]["models"] == ["first"] and read_jsonl(other) == rows[:1]
+    assert read(str(saved)).kind == "demonstrations"
+
+
+def test_two_models_and_votes_as_pairs(talk, tmp_path: Path):
+    pairs = tmp_path / "pairs.jsonl"
+    scripts = (["a1", "a2", "a3", "same"], ["b1", "b2", "b3", "same"])
+    lines = ("One", "/right", "Two", "/left", "/left", "Three", "/tie", "Four", "/right")
+    outcome = talk(*lines, scripts=scripts, words=(f"pairs={pairs}", "--json"))
+    rows = read_jsonl(pairs)
+    assert [(r["chosen"][0]["content"], r["rejected"][0]["content"], r["chosen_model"]) for r in rows] == [
+        ("b1", "a1", "second"),
+        ("a2", "b2", "first"),
+    ]
+    assert [m["content"] for m in rows[1]["prompt"]] == ["One", "b1", "Two"], "the talk goes on with the better answer"
+    told = json.loads("\n".join(outcome.stdout))
+    assert told["pairs"] == 2 and [m["content"] for m in told["messages"]][-4:] == ["Three", "a3", "Four", "same"]
+    assert "left: first" in outcome.stderr and "A tie makes no pair." in outcome.stderr and "no two answers to vote on" in outcome.stderr
+    data = read(str(pairs))
+    assert data.kind == "pairs" and [g.responses[0].text for g in data.groups] == ["b1", "a2"]
+
+
+def test_a_blind_comparison_changes_sides_and_tells_names_after_the_vote(talk, tmp_path: Path):
+    pairs = tmp_path / "pairs.jsonl"
+    count = 12
+    lines = [line for i in range(count) for line in (f"Question {i}", "/left")]
+    scripts = ([f"a{i}" for i in range(count)], [f"b{i}" for i in range(count)])
+    outcome = talk(*lines, scripts=scripts, words=(f"pairs={pairs}", "blind=true"))
+    rows = read_jsonl(pairs)
+    sides = [row["chosen_model"] for row in rows]
+    assert len(rows) == count and 2 <= sides.count("first") <= count - 2
+    assert all(row["chosen"][0]["content"][0] == {"first": "a", "second": "b"}[row["chosen_model"]] for row in rows)
+    assert "left: first" not in outcome.stderr and f"Left was {sides[0]}" in outcome.stderr
+
+
+def test_two_models_of_the_real_kind_share_one_talk(say, tiny_model: Path):
+    outcome = say("Hi", "/right", "More", words=(f"against={tiny_model}", "seed=1"))
+    assert (outcome.code == 0 and "The talk goes on with that answer" in outcome.stderr) or "A tie" in outcome.stderr
+
+
+def test_panes_side_by_side():
+    screen = Console(file=io.StringIO(), force_terminal=True, width=60, markup=False, color_system=None)
+
+    def asker(text: str):
+        def ask(out, on_text):
+            for character in text:
+                out.write(character)
+                on_text()
+            return text, "stop"
+
+        return ask
+
+    assert side_by_side(screen, ["left: a", "right: b"], [asker("hello [b]you[/b]"), asker("bye")]) == [
+        ("hello [b]you[/b]", "stop"),
+        ("bye", "stop"),
+    ]
+    last = screen.file.getvalue().splitlines()[-4:]
+    assert any("hello [b]you[/b]" in line and "bye" in line for line in last), "one beside the other, and markup is text"
+
+
+def test_settings_of_two_models(manners: Run, tiny_model: Path):
+    assert "name the second with against=MODEL." in manners("chat", f"model={tiny_model}", "pairs=x.jsonl").error
+    assert "did you mean 'number'" in manners("chat", f"model={tiny_model}", "task=numbers").error
