@@ -111,3 +111,19 @@ def manners(one_thread: None, capsys: pytest.CaptureFixture[str], monkeypatch: p
 def tree(folder: Path) -> list[str]:
     """All files and folders below a folder, by relative name, sorted; hidden ones, too."""
     return sorted(os.path.relpath(os.path.join(place, name), folder) for place, dirs, names in os.walk(folder) for name in [*dirs, *names])
+
+
+@pytest.fixture
+def played() -> Iterator[Callable[..., Any]]:
+    """Start an endpoint that answers by a script: `played(429, lambda body: "Yes.")`, see tests/endpoint.py."""
+    from tests.endpoint import PlayedEndpoint
+
+    servers: list[PlayedEndpoint] = []
+
+    def start(*script: Any, **options: Any) -> PlayedEndpoint:
+        servers.append(PlayedEndpoint(*script, **options))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()

@@ -19,7 +19,7 @@ from manners.core.chance import stream_of, uniform
 from manners.core.config import Settings
 from manners.data import rules
 from manners.data.formats import parse_map
-from manners.data.stream import LONGEST, ORIGIN, Faults, Reader, answer_texts, prompt_text
+from manners.data.stream import LONGEST, ORIGIN, Faults, Reader, answer_texts, counted_as, prompt_text
 
 NAMES = 100_000
 """Different clusters, sources and the like that are counted by name; rows of further ones are counted together."""
@@ -80,7 +80,7 @@ def card(settings: CardSettings) -> dict[str, Any]:
                 lengths[unit]["answer"].extend(map(measure, answers))
             own = {"source": group.prompt.source, "cluster": group.prompt.cluster}
             for of, counter in named.items():
-                name = str(own.get(of) or group.columns.get(of) or NOT_SAID)
+                name = counted_as(own.get(of) or group.columns.get(of)) or NOT_SAID
                 counter[name if name in counter or len(counter) < NAMES else OTHERS] += 1
             turns[len(group.prompt.messages)] += 1
             digest = int.from_bytes(

@@ -26,7 +26,7 @@ from manners.core.config import Settings
 from manners.core.console import console
 from manners.core.errors import InputError, nearest
 from manners.data.formats import parse_map
-from manners.data.stream import LONGEST, ORIGIN, Faults, Reader, Spool, record
+from manners.data.stream import LONGEST, ORIGIN, Faults, Reader, Spool, counted_as, record
 
 EVERY = 20_000
 """Rows of the mixture between two notes of how far it has come."""
@@ -281,7 +281,7 @@ def _lay_source(name: str, spec: Mapping[str, Any], settings: MixSettings, spool
             row = {"part": name, **record(group, reader.kind, origin)}
             for key in ORIGIN:
                 if len(said[key]) < 1000:
-                    said[key][row[key]] += 1
+                    said[key][counted_as(row[key])] += 1
             spool.add(row)
     if spool.length == begin:
         why = ", ".join(f"{why} ({n})" for why, n in faults.counts.most_common(2))

@@ -12,7 +12,6 @@ import inspect
 import json
 import math
 import re
-import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,11 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
 
 from manners.core.config import Settings
 from manners.core.errors import InputError, MannersError, nearest
+from manners.core.http import host_of, in_words, patient_session
 from manners.core.plugins import load_function, source_hash
 from manners.core.records import Group
 from manners.core.run import content_hash, file_hash, identity
@@ -419,16 +417,10 @@ class Endpoint:
     """
 
     def __init__(self, url: str, *, batch: int = 64, timeout: float = 60.0, tries: int = 6, wait: float = 1.0):
-        if not urllib.parse.urlsplit(url).hostname:
+        if not host_of(url):
             raise InputError(f"the reward '{url}' names no host; write it as in http://localhost:8000/rewards.")
         self.url, self.batch, self.timeout, self.tries = url, batch, timeout, tries
-        retry = Retry(tries - 1, backoff_factor=wait, status_forcelist=(429, *range(500, 512)), allowed_methods=None, raise_on_status=False)
-        self._session = requests.Session()
-        host = urllib.parse.urlsplit(url).hostname or ""
-        if host in ("localhost", "::1") or host.startswith("127."):
-            self._session.trust_env = False  # a proxy would look for it on its own machine
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=retry))
+        self._session = patient_session(url, tries=tries, wait=wait)
 
     def __call__(self, groups: Sequence[Group]) -> list[list[float]]:
         each = [(asked(group), response.text) for group in groups for response in group.responses]
@@ -454,9 +446,7 @@ class Endpoint:
         try:
             reply = self._session.post(self.url, data=body, headers={"Content-Type": "application/json"}, timeout=self.timeout)
         except requests.RequestException as error:
-            # requests wraps urllib3's account of the last try, which says it in words only
-            told = {"timed out": f"no answer within {self.timeout:g} s", "refused": "the connection was refused"}
-            raise self._gone(next((said for word, said in told.items() if word in str(error)), type(error).__name__)) from error
+            raise self._gone(in_words(error, self.timeout)) from error
         problem = f"it answered {reply.status_code} {reply.reason}"
         if reply.status_code == 429 or reply.status_code >= 500:
             raise self._gone(problem)
