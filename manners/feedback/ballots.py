@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 
 from manners.core import files
+from manners.core.records import Message
+from manners.data.people import demonstration
 from manners.feedback.asking import gold_scores
 from manners.feedback.items import in_answers, turns
 from manners.feedback.store import Item, Said, Store
@@ -104,7 +106,8 @@ def _rows(mode: str, kept: Sequence[Said], items: Mapping[int, Item], names: Map
         return
     for said in ordered:
         item = items[said.item]
-        yield ROWS[mode](said, item) | _about(said, item, names)
+        row = _demonstration(said, item, names[said.annotator]) if mode == "write" else ROWS[mode](said, item)
+        yield row | _about(said, item, names)
 
 
 def _about(said: Said, item: Item, names: Mapping[int, str]) -> dict[str, Any]:
@@ -156,17 +159,19 @@ def _accepted(said: Said, item: Item) -> dict[str, Any]:
     return {"prompt": item.prompt, "completion": item.answers[0], "label": said.verdict["accept"], **model}
 
 
-def _demonstration(said: Said, item: Item) -> dict[str, Any]:
+def _demonstration(said: Said, item: Item, name: str) -> dict[str, Any]:
     text = said.verdict["text"]
     edited = {"edited": item.answers[0] != text} if item.answers else {}
     messages = [*turns(item.prompt), {"role": "assistant", "content": text}]
     system = (item.columns or {}).get("system")
     if isinstance(system, str) and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system})
-    return {"messages": messages, "made_by": "people", **edited}
+    when = datetime.fromtimestamp(said.at, UTC).replace(microsecond=0)
+    row = demonstration([Message(turn["role"], turn["content"]) for turn in messages], name, when=when, seconds=said.seconds)
+    return {"messages": row["messages"], "made_by": row["made_by"], **edited}
 
 
-ROWS = {"choose": _choice, "rank": _ranking, "best": _best, "accept": _accepted, "write": _demonstration}
+ROWS = {"choose": _choice, "rank": _ranking, "best": _best, "accept": _accepted}
 
 
 def _rated(ordered: Sequence[Said], items: Mapping[int, Item], names: Mapping[int, str]) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from starlette.testclient import TestClient
 
 from manners.core.errors import InputError
 from manners.core.files import read_json, read_jsonl
+from manners.data.people import fault
 from manners.feedback import ballots
 from manners.feedback.store import Store
 from manners.feedback.web import serving
@@ -209,7 +210,8 @@ def test_write(tmp_path, manners):
     with page_of(tmp_path, "write", rows) as (client, _):
         Browser(client).all(lambda answers: {"text": "Hello, my friend." if answers else "Blue."})
     rows, summary = exported(tmp_path)
-    assert summary["file"] == "demonstrations.jsonl" and {row["made_by"] for row in rows} == {"people"}
+    assert summary["file"] == "demonstrations.jsonl" and {row["made_by"]["kind"] for row in rows} == {"person"}
+    assert not any(map(fault, rows))
     first, second = rows
     assert [turn["role"] for turn in first["messages"]] == ["system", "user", "assistant"] and first["edited"] is True
     assert second["messages"][-1] == {"role": "assistant", "content": "Blue."} and "edited" not in second
