@@ -37,7 +37,9 @@ def record(run: Path, commit: str, remark: str) -> dict[str, Any]:
     plan = read_json(run / "plan.json")
     places = [run / "summary.json", *sorted(run.glob("compare-*/summary.json"))]
     summaries = [read_json(place) for place in places if place.exists()]
+    curve = run / "curve" / "curve.json"
     return {
+        **({"curves": curves(read_json(curve))} if curve.exists() else {}),
         "run": run.name,
         "command": f"manners run recipes/{run.name}.yaml",
         "commit": commit,
@@ -48,6 +50,29 @@ def record(run: Path, commit: str, remark: str) -> dict[str, Any]:
         "seconds": stage_seconds(run),
         "examples": examples(run, list(summaries[0]["models"])) if summaries else [],
     }
+
+
+def curves(told: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What an over-optimisation says of each curve: gold at the start, at its peak and at the end, what is lost, and which alarms fired."""
+    found = []
+    for one in (*told["curves"], *told["policies"]):
+        first, last, observed = one["points"][0], one["points"][-1], one["observed"]
+        ends = {"n": last["n"]} if "n" in last else {"step": last.get("step")}
+        gold = {"start": first["gold"], "peak": observed["gold"]["value"], "end": last["gold"]}
+        fired = [alarm["detector"] for alarm in one["alarms"] if alarm["fired"]]
+        found.append(
+            {
+                "name": one["name"],
+                **ends,
+                "d": last["d"],
+                "gold": gold,
+                "fall": observed["fall"],
+                "fit": one["fit"],
+                "right": one.get("accuracy"),
+                "fired": fired,
+            }
+        )
+    return found
 
 
 def kept(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,6 +118,8 @@ def page(held: Mapping[str, Any]) -> str:
     parts = []
     for comparison in held["comparisons"]:
         parts += [models_table(comparison), differences_table(comparison)]
+    if held.get("curves"):
+        parts.append(curves_table(held["curves"]))
     if held["examples"]:
         parts.append(examples_table(held["examples"]))
     minutes = sum(held["seconds"].values()) / 60
@@ -100,6 +127,32 @@ def page(held: Mapping[str, Any]) -> str:
     told = f"`{held['command']}` at commit `{held['commit']}`, seeds {seeds}; all stages together took {minutes:.0f} minutes."
     parts.append(f"{told} {held['remark']}".strip())
     return "\n\n".join(parts)
+
+
+def curves_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Gold along each curve."""
+    rows = []
+    for one in found:
+        peak, fall = (one["fit"] or {}).get("peak"), one["fall"]
+        where = f"n = {one['n']}" if "n" in one else "the last step"
+        at = None if peak is None else peak["d"]["value"]
+        law = "none" if at is None else f"{at:.2f}" + ("" if one["fit"]["inside"] else " (beyond)")
+        lost = f"{fall['value']:.2f} [{fall['low']:.2f}, {fall['high']:.2f}]"
+        right = "–" if one["right"] is None else f"{one['right']:.0%}"
+        gold = [f"{one['gold'][place]:.2f}" for place in ("start", "peak", "end")]
+        rows.append([one["name"], f"{where}, d = {one['d']:.2f}", *gold, lost, law, right, ", ".join(one["fired"]) or "none"])
+    head = [
+        "optimised",
+        "up to",
+        "gold at the start",
+        "at its highest",
+        "at the end",
+        "lost since, 95 %",
+        "peak of the law, d",
+        "right pairs",
+        "alarms",
+    ]
+    return table(head, rows, "|---|---|---:|---:|---:|---:|---:|---:|---|")
 
 
 def key_of(comparison: Mapping[str, Any], part: str, metric: str) -> str:
