@@ -1,11 +1,15 @@
-"""Rows per second and peak memory of `manners data mix`, `clean` and `card` at several sizes, each in a process of its own.
+"""Rows per second and peak memory of `manners data render`, `mix`, `clean` and `card` at several sizes, each in a process of its own.
 
-    python -m benchmarks.data_scale rows=10000,100000
+    python -m benchmarks.data_scale rows=10000,100000 [commands=mix,card]
+
+Templating, mixing, taking near-duplicates out and counting are what a mixture goes through. At the end, for each command, by which power
+of the rows its seconds and its memory grow from the smallest size to the largest: 1 is linear, 0 is not at all.
 
 Rows are made up: a prompt of 10 to 60 words and an answer of 5 to 80, one in twenty a copy, one in twenty a copy but for some words.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,9 +21,10 @@ from random import Random
 from typing import Any
 
 COMMANDS = {
+    "render": ["render", "templates=starter:summary", "data={data}", "map=document=prompt,summary=completion", "out={out}"],
     "mix": ["mix", "a={data}", "b={data}", "weights=a=3,b=1", "rows={rows}", "out={out}"],
-    "clean, exact": ["clean", "{data}", "near=null", "out={out}"],
-    "clean, exact and near": ["clean", "{data}", "out={out}"],
+    "clean": ["clean", "{data}", "near=null", "out={out}"],
+    "clean near": ["clean", "{data}", "out={out}"],
     "card": ["card", "{data}", "languages=0"],
 }
 MEASURE = """
@@ -80,12 +85,26 @@ def measure(name: str, rows: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def growth(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The powers of a command's rows with which its seconds and its peak of memory grow, from the smallest size to the largest."""
+    least, most = (pick(found, key=lambda row: row["rows"]) for pick in (min, max))
+    times = math.log(most["rows"] / least["rows"])
+    power = {key: round(math.log(most[key] / least[key]) / times, 2) for key in ("seconds", "peak_megabytes")}
+    return {"command": least["command"], "from": least["rows"], "to": most["rows"], "power": power}
+
+
 def main() -> None:
     given = dict(word.split("=", 1) for word in sys.argv[1:])
+    names = given["commands"].split(",") if "commands" in given else list(COMMANDS)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         for rows in map(int, given.get("rows", "10000,100000").split(",")):
-            for name in COMMANDS:
-                print(json.dumps(measure(name, rows, Path(folder))), flush=True)
+            for name in names:
+                found[name].append(measure(name, rows, Path(folder)))
+                print(json.dumps(found[name][-1]), flush=True)
+    for several in found.values():
+        if len(several) > 1:
+            print(json.dumps(growth(several)), flush=True)
 
 
 if __name__ == "__main__":

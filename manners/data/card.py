@@ -5,7 +5,7 @@ One pass. Held in memory: 8 bytes of hash and some bytes of lengths a row, and t
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -24,6 +24,8 @@ from manners.data.stream import LONGEST, ORIGIN, Faults, Reader, answer_texts, c
 NAMES = 100_000
 """Different clusters, sources and the like that are counted by name; rows of further ones are counted together."""
 LISTED = 20
+FIRST_BIN = 16
+"""Greatest length of a histogram's first bin; each further one ends at twice the length."""
 LETTERS = 20
 """Letters a text must have for its language to be judged."""
 OTHERS, NOT_SAID = "(others)", "(not said)"
@@ -43,15 +45,15 @@ class CardSettings(Settings):
     seed: int = 0
     """Which rows those are."""
     out: str | None = None
-    """Page to write (Markdown); the same as JSON goes beside it."""
+    """Page to write: HTML if it ends in .html, else Markdown; the same as JSON goes beside it."""
     map: str | None = None
     """Column map for rows of an unknown shape."""
     max_line: Annotated[int, Field(ge=1)] = LONGEST
     """Bytes of the longest line that is read."""
 
 
-def card(settings: CardSettings) -> dict[str, Any]:
-    """Read the file once; print, write if asked to, and return what it is made of.
+def card(settings: CardSettings, page_of: Callable[[Mapping[str, Any]], str] | None = None) -> dict[str, Any]:
+    """Read the file once; print, write if asked to, and return what it is made of. `page_of` makes the page that is written.
 
     Raises InputError for a file that cannot be read or of which no row can be used.
     """
@@ -99,6 +101,7 @@ def card(settings: CardSettings) -> dict[str, Any]:
         "totals": {unit: {part: sum(v) for part, v in parts.items()} for unit, parts in lengths.items()},
         "tokenizer": settings.tokens,
         "lengths": {unit: {part: _quantiles(v) for part, v in parts.items() if len(v)} for unit, parts in lengths.items()},
+        "histograms": {unit: {part: _histogram(v) for part, v in parts.items() if len(v)} for unit, parts in lengths.items()},
         "prompt_turns": {str(n): turns[n] for n in sorted(turns)},
         **{("made_by" if of == "made_by" else f"{of}s"): dict(counter.most_common()) for of, counter in named.items()},
         "languages": _languages(sample),
@@ -107,7 +110,7 @@ def card(settings: CardSettings) -> dict[str, Any]:
     }
     page = as_page(report)
     if settings.out:
-        files.write_text(settings.out, page)
+        files.write_text(settings.out, page_of(report) if page_of else page)
         files.write_json(Path(settings.out).with_suffix(".json"), report)
     Console(highlight=False, markup=False, emoji=False).print(page, soft_wrap=True)
     return report
@@ -146,6 +149,16 @@ def _languages(sample: list[tuple[float, str]]) -> dict[str, Any]:
 def _quantiles(values: array) -> dict[str, float]:
     least, median, most, p90, p99 = np.percentile(np.frombuffer(values, dtype=f"u{values.itemsize}"), [0, 50, 100, 90, 99])
     return {"least": int(least), "median": float(median), "p90": float(p90), "p99": float(p99), "greatest": int(most)}
+
+
+def _histogram(values: array) -> list[dict[str, int]]:
+    """How many lengths lie in each of the bins 0 to 16, 17 to 32, 33 to 64 and so on, up to the greatest."""
+    lengths = np.frombuffer(values, dtype=f"u{values.itemsize}")
+    edges = [-1, FIRST_BIN]
+    while edges[-1] < lengths.max():
+        edges.append(2 * edges[-1])
+    counts = np.histogram(lengths, bins=[edge + 0.5 for edge in edges])[0]
+    return [{"from": low + 1, "to": high, "rows": int(n)} for low, high, n in zip(edges, edges[1:], counts, strict=False)]
 
 
 def as_page(report: Mapping[str, Any]) -> str:

@@ -120,7 +120,7 @@ def _check_map(name: str, rows: Sequence[Row], mapping: Mapping[str, str]) -> No
 # -------------------------------------------------------------------------------------------------- which shape is it
 
 
-def _recognise(name: str, rows: Sequence[Row], mapping: Mapping[str, str], first: Sequence[Shape] = ()) -> tuple[Shape, dict[str, str]]:
+def recognise(name: str, rows: Sequence[Row], mapping: Mapping[str, str], first: Sequence[Shape] = ()) -> tuple[Shape, dict[str, str]]:
     """The shape of the (mapped) rows, and its columns -> those of the rows. Raises InputError if there is none."""
     columns = _columns(rows)
     own = [c for c in columns if c in mapping or c in OPTIONAL_COLUMNS]
@@ -134,12 +134,13 @@ def _recognise(name: str, rows: Sequence[Row], mapping: Mapping[str, str], first
             unused = [c for c in columns if c not in bound.values()]
             if shape.weak and be_careful and any(_ANSWER_LIKE.match(c) or _misspelt(c, columns) for c in unused):
                 continue
-            if any(shape.fits(_view(row, bound)) for row in rows if all(row.get(bound[need[0]]) is not None for need in shape.needs)):
+            if any(shape.fits(view(row, bound)) for row in rows if all(row.get(bound[need[0]]) is not None for need in shape.needs)):
                 return shape, bound
     raise InputError(_unrecognised(name, rows, columns))
 
 
-def _view(row: Row, bound: Mapping[str, str]) -> Row:
+def view(row: Row, bound: Mapping[str, str]) -> Row:
+    """A shape's own columns of a row, under its own names."""
     return {ours: row[theirs] for ours, theirs in bound.items() if theirs in row}
 
 
@@ -213,13 +214,13 @@ def read(
     head = list(islice(numbered, SAMPLE if limit is None else min(limit, SAMPLE)))
     sample = [row for _, row in head]
     _check_map(name, sample, columns_map)
-    shape, bound = _recognise(name, [_mapped(row, columns_map) for row in sample], columns_map, first)
+    shape, bound = recognise(name, [_mapped(row, columns_map) for row in sample], columns_map, first)
     notes: Notes = Counter()
     every: NumberedRows | list[tuple[int, Row]] = chain(head, numbered)
     convert = shape.convert
     if shape.name == "compared":
         every = list(every)  # what a label means shows only in all of them, whatever the limit
-        labels = Counter(label_code(_view(_mapped(row, columns_map), bound).get("label")) for _, row in every)
+        labels = Counter(label_code(view(_mapped(row, columns_map), bound).get("label")) for _, row in every)
         convert = partial(compared_row, coding=label_coding(name, labels, mapping, notes))
     used = {columns_map.get(theirs, theirs).partition(".")[0] for theirs in bound.values()} | set(bound.values())
     used |= set(columns_map.values())
@@ -230,7 +231,7 @@ def read(
         seen: Notes = Counter()
         mapped = _mapped(row, columns_map)
         try:
-            groups = convert(_view(mapped, bound), seen)
+            groups = convert(view(mapped, bound), seen)
         except RowRefused as refusal:
             data.refused.append((number, _in_words_of_the_file(str(refusal), bound, columns_map)))
             notes[_in_words_of_the_file(refusal.why, bound, columns_map)] += 1
@@ -342,11 +343,11 @@ class Converter:
     marker: str
 
     @classmethod
-    def of(cls, name: str, head: Sequence[Row], column_map: Mapping[str, str] | None = None) -> "Converter":
-        """The converter for rows such as `head`. Raises InputError where their shape is not known."""
+    def of(cls, name: str, head: Sequence[Row], column_map: Mapping[str, str] | None = None, first: Sequence[Shape] = ()) -> "Converter":
+        """The converter for rows such as `head`; shapes in `first` are tried before SHAPES. Raises InputError where none fits."""
         mapping = {ours: theirs for ours, theirs in (column_map or {}).items() if ours != "coding"}
         _check_map(name, head, mapping)
-        shape, bound = _recognise(name, [_mapped(row, mapping) for row in head], mapping)
+        shape, bound = recognise(name, [_mapped(row, mapping) for row in head], mapping, first)
         convert = shape.convert
         if shape.name == "compared":
             if "coding" not in (column_map or {}):
@@ -365,7 +366,7 @@ class Converter:
         """The groups of a row. Raises RowRefused, with the reason in the words of the file."""
         mapped = _mapped(row, self.mapping) if self.mapping else row
         try:
-            groups = self.convert(_view(mapped, self.bound), notes)
+            groups = self.convert(view(mapped, self.bound), notes)
         except RowRefused as refusal:
             raise RowRefused(_in_words_of_the_file(str(refusal), self.bound, self.mapping)) from None
         columns = {name: value for name, value in mapped.items() if name not in self.used}

@@ -115,6 +115,8 @@ class GuidelinesSettings(Settings):
     """Settings of `manners data guidelines`."""
 
     positional: ClassVar[str] = "guidelines"
+    writes: ClassVar[str] = "instructions.jsonl"
+    silent: ClassVar[frozenset[str]] = frozenset({"out"})
 
     guidelines: str
     """File of one task (Natural Instructions, version 1 or 2, or YAML with its keys), or folder of such files."""

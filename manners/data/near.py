@@ -7,6 +7,7 @@ probability 1 - (1 - J^r)^b. Candidates are compared word for word, so that no t
 
 import zlib
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 
 import numpy as np
 from datasketch import MinHash
@@ -19,7 +20,8 @@ FOUND = 0.95
 """Chance at least with which a pair that is just alike enough becomes a candidate."""
 BUCKET = 8
 """Texts of one band that are compared at most: many more share it only where all are of one template."""
-_SEED = MinHash(num_perm=PERMUTATIONS, hashfunc=lambda x: x)
+_A, _B = np.asarray(MinHash(num_perm=PERMUTATIONS, scheme="affine32").permutations, dtype=np.uint32)[:, :, None]
+"""Factors and summands of the hashes, modulo 2^32: (PERMUTATIONS, 1) each."""
 
 
 def shingles(text: str, size: int = SHINGLE) -> set[int]:
@@ -27,6 +29,10 @@ def shingles(text: str, size: int = SHINGLE) -> set[int]:
     said = words(text)
     if len(said) < size:
         return {zlib.crc32(" ".join(said).encode("utf-8", "surrogatepass"))} if said else set()
+    joined = " ".join(said)
+    if joined.isascii():  # a character is a byte, so a run is a slice
+        raw, ends = memoryview(joined.encode()), [*accumulate(len(word) + 1 for word in said)]
+        return {zlib.crc32(raw[start : end - 1]) for start, end in zip([0, *ends], ends[size - 1 :], strict=False)}
     return {zlib.crc32(" ".join(said[i : i + size]).encode("utf-8", "surrogatepass")) for i in range(len(said) - size + 1)}
 
 
@@ -55,6 +61,19 @@ def banding(threshold: float, permutations: int = PERMUTATIONS) -> tuple[int, in
     return permutations // rows, rows
 
 
+def minima(shingled: Iterable[int]) -> np.ndarray:
+    """The least value of each hash over a set of 32-bit numbers: (PERMUTATIONS,) of uint32, as `datasketch.MinHash` has them.
+
+    The numbers are mixed by the last step of MurmurHash3 first. Making a `MinHash` a text takes longer than the hashing.
+    """
+    mixed = np.fromiter(shingled, dtype=np.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed ^= mixed >> np.uint32(shift)
+        mixed *= np.uint32(factor)
+    mixed ^= mixed >> np.uint32(16)
+    return (_A * mixed + _B).min(axis=1)
+
+
 class NearTexts:
     """Texts added one by one, each with a number; tells which earlier ones a text is like. Holds `bands` hashes a text, not the text.
 
@@ -69,16 +88,12 @@ class NearTexts:
 
     def keys(self, shingled: Iterable[int]) -> list[int]:
         """The keys of a text's bands, of eight bytes, other ones for each band; none for a text without words."""
-        sketch = MinHash(
-            num_perm=PERMUTATIONS, hashfunc=_SEED.hashfunc, permutations=_SEED.permutations, scheme=getattr(_SEED, "scheme", None)
-        )
         values = list(shingled)
         if not values:
             return []
-        sketch.update_batch(values)
-        minima = np.asarray(sketch.hashvalues, dtype=np.uint64)[: self.bands * self.rows].reshape(self.bands, self.rows)
+        least = minima(values)[: self.bands * self.rows].astype(np.uint64).reshape(self.bands, self.rows)
         mixed = np.full(self.bands, 0x9E3779B97F4A7C15, dtype=np.uint64) + np.arange(self.bands, dtype=np.uint64)
-        for column in minima.T:
+        for column in least.T:
             mixed = (mixed ^ column) * np.uint64(0xBF58476D1CE4E5B9)
             mixed ^= mixed >> np.uint64(29)
         return mixed.tolist()

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from rich.console import Console
@@ -21,6 +21,7 @@ from manners.core.errors import InputError, nearest
 from manners.core.files import jsonl_writer
 from manners.data.files import Row, read_rows
 from manners.data.sandbox import EmptySlot, TemplateFault
+from manners.data.stream import LONGEST, Faults, rows_of
 from manners.data.templates import NotApplicable, Rendered, Template, TemplateFile, load_all
 
 POOL = 1000
@@ -48,6 +49,9 @@ INVERSIONS = (
 
 class RenderSettings(Settings):
     """Settings of `manners data render`."""
+
+    writes: ClassVar[str] = "rendered.jsonl"
+    silent: ClassVar[frozenset[str]] = frozenset({"out"})
 
     templates: str
     """File or folder of templates, promptsource's or ours; `starter:TASK` for a task of the library that ships."""
@@ -89,6 +93,8 @@ class RenderSettings(Settings):
     """Licence of the rows. None takes the row's own `license`, else unknown."""
     made_by: str = "template"
     """Who or what made the rows."""
+    max_line: Annotated[int, Field(ge=1)] = LONGEST
+    """Bytes of the longest line that is read."""
 
 
 @dataclass(slots=True)
@@ -122,6 +128,8 @@ class _Work:
     pool: list[tuple[int, Row]] = field(default_factory=list)
     counts: _Counts = field(default_factory=_Counts)
     unit: str = "row"
+    unreadable: Faults = field(default_factory=Faults)
+    """Lines that are no rows."""
 
 
 def render(settings: RenderSettings) -> dict[str, Any]:
@@ -135,7 +143,8 @@ def render(settings: RenderSettings) -> dict[str, Any]:
         raise InputError(f"out= is the file of rows, {settings.data}; give the demonstrations a file of their own.")
     files, failed = load_all(settings.templates)
     work = _work(settings, files)
-    work.unit, numbered = read_rows(settings.data, streaming=settings.rows is not None)
+    work.unit, _ = read_rows(settings.data, streaming=True)
+    numbered = rows_of(settings.data, work.unreadable, settings.max_line)
     rows = ((number, _mapped(row, work)) for number, row in islice(numbered, settings.rows))
     if any(form.startswith("few-shot") for form in work.forms):
         work.pool = list(islice(rows, POOL))
@@ -362,6 +371,9 @@ def _line(
 def _nothing(work: _Work, columns: Sequence[str]) -> str:
     """The sentence for a file of which no row could be rendered."""
     counts, settings = work.counts, work.settings
+    if not counts.rows:
+        said = f": {work.unreadable.first[0]['why']} (line {work.unreadable.first[0]['row']})" if work.unreadable.first else ""
+        return f"{settings.data} holds no row that can be read{said}."
     if not counts.refused:
         return f"{settings.data}: no template applies to any of {counts.rows:,} rows; each passes them over by its own condition."
     first = counts.first_refused[0]
@@ -388,6 +400,7 @@ def _report(work: _Work, files: Sequence[TemplateFile], failed: Sequence[tuple[s
         "not_inverted": counts.not_inverted,
         "by_template": dict(sorted(counts.by_template.items())),
         "by_form": dict(counts.by_form),
+        "unreadable": work.unreadable.report(),
         "templates_refused": [{"file": f.path, "template": name, "why": why} for f in files for name, why in f.refused],
         "files_failed": [{"file": file, "why": why} for file, why in failed],
     }
@@ -407,6 +420,10 @@ def _print(console: Console, report: Mapping[str, Any]) -> None:
     for what, number in told.items():
         if number:
             console.print(f"  {number:,} {what}")
+    for fault in report["unreadable"]["first"][:SHOWN]:
+        console.print(f"  not read: {fault['file']}, line {fault['row']}: {fault['why']}", soft_wrap=True)
+    if report["unreadable"]["rows"] > SHOWN:
+        console.print(f"  not read: {report['unreadable']['rows']:,} lines in all")
     for line in report["first_refused"]:
         place, number = next(iter(line.items()))
         console.print(f"  refused: {place} {number}, '{line['template']}': {line['why']}", soft_wrap=True)

@@ -32,6 +32,7 @@ _PHONE = re.compile(
     r"|(?:1[ .-])?(?:\(\d{3}\) ?|\d{3}[.-])\d{3}[ .-]\d{4})(?![\w-]|\.\d)"
 )
 """International form, or ten digits in the American groups."""
+_DIGIT = re.compile(r"\d")
 _CARD = re.compile(r"(?<![\w.-])\d(?:[ -]?\d){12,18}(?![\w-]|\.\d)")
 _IP4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w]|\.\d)")
 _IP6 = re.compile(r"(?<![\w:])(?:[0-9a-fA-F]{1,4}:){2,7}(?::?[0-9a-fA-F]{1,4}){1,6}(?![\w:])")
@@ -62,7 +63,7 @@ def personal(text: str) -> list[tuple[str, str]]:
     found = []
     if "@" in text:
         found += [("email", m[0]) for m in _EMAIL.finditer(text) if not _NO_MAIL.search(m[0])]
-    if not any(char.isdigit() for char in text):
+    if not _DIGIT.search(text):
         return found
     cards = [m[0] for m in _CARD.finditer(text) if _is_card(re.sub(r"\D", "", m[0]))]
     found += [("card", card) for card in cards]

@@ -132,6 +132,9 @@ def select(settings: SelectSettings) -> dict[str, Any]:
     )
     if missing or faults.counts:
         said.print(f"  left out: {missing:,} rows without a value, {faults.counts.total():,} that could not be used")
+    for why, n in faults.counts.most_common():
+        first = next((f"; row {fault['row']}" for fault in faults.first if fault["why"].startswith(why)), "")
+        said.print(f"    {n:,} rows: {why}{first}", soft_wrap=True)
     return report
 
 

@@ -4,7 +4,9 @@ import pytest
 
 from manners.data.card import CardSettings
 from manners.data.clean import CleanSettings
+from manners.data.convert import ConvertSettings
 from manners.data.mixture import MixSettings
+from manners.data.render import RenderSettings
 from manners.data.select import SelectSettings
 from manners.data.splits import SplitSettings
 from tests.markdown import DOCS, table
@@ -19,6 +21,8 @@ from tests.test_docs import is_default
         ("cleaning", "clean", CleanSettings),
         ("cleaning", "select", SelectSettings),
         ("cleaning", "card", CardSettings),
+        ("data-formats", "convert", ConvertSettings),
+        ("data", "render", RenderSettings),
     ],
 )
 def test_the_settings_tables(page, name, kind):
