@@ -41,6 +41,16 @@ COMMANDS = {
     "generate": Command("manners.reason.generate", "GenerateSettings", "generate", "Answer a prompt, or each prompt of a file."),
     "label": Command("manners.feedback.labels", "LabelSettings", "label", "Sampled answers to pairs, by the annotator with noise."),
     "pairs": Command("manners.feedback.pairs", "PairsSettings", "pairs", "Rankings, ratings or votes to pairs, by a stated rule."),
+    "judge label": Command(
+        "manners.feedback.judging", "LabelSettings", "label", "A model compares answers: votes, and pairs with a probability."
+    ),
+    "judge rate": Command("manners.feedback.judging", "RateSettings", "rate", "A model rates answers, aspect by aspect."),
+    "judge check": Command(
+        "manners.evaluate.judge_check", "CheckSettings", "check", "A judge against people's labels: agreement, biases, consistency."
+    ),
+    "judge winrate": Command(
+        "manners.evaluate.judge_winrate", "JudgedSettings", "judged", "A model judges the answers of models: votes and win rates."
+    ),
     "annotate": Command(
         "manners.feedback.web.annotate", "AnnotateSettings", "annotate", "Judge or write answers in the browser.", stage=False
     ),
@@ -119,11 +129,9 @@ COMMANDS = {
     "data templates": Command(
         "manners.data.templates", "TemplatesSettings", "templates", "List the prompt templates of a file.", stage=False
     ),
-    "data render": Command(
-        "manners.data.render", "RenderSettings", "render", "Rows of fields to demonstrations, by templates.", stage=False
-    ),
+    "data render": Command("manners.data.render", "RenderSettings", "render", "Rows of fields to demonstrations, by templates."),
     "data guidelines": Command(
-        "manners.data.guidelines", "GuidelinesSettings", "guidelines", "Crowdworkers' guidelines to demonstrations.", stage=False
+        "manners.data.guidelines", "GuidelinesSettings", "guidelines", "Crowdworkers' guidelines to demonstrations."
     ),
     "data write": Command(
         "manners.data.writers.command", "WriteSettings", "write", "A model writes instruction data, in one of eight ways."
@@ -133,8 +141,9 @@ COMMANDS = {
     "data clean": Command("manners.data.clean", "CleanSettings", "clean", "Rows that pass every rule; the others beside, with the reason."),
     "data select": Command("manners.data.select", "SelectSettings", "select", "The best rows by a score or rule, and as many at random."),
     "data convert": Command("manners.data.convert", "ConvertSettings", "convert", "A file of rows in another shape, or why not."),
-    "data card": Command("manners.data.card", "CardSettings", "card", "What a file of rows is made of.", stage=False),
-    "report": Command("manners.report.page", "ReportSettings", "report", "A run's story on one HTML page."),
+    "data card": Command("manners.report.card", "CardSettings", "card", "What a file of rows is made of.", stage=False),
+    "report": Command("manners.report.page", "ReportSettings", "report", "The story of runs on one HTML page."),
+    "watch": Command("manners.report.live", "WatchSettings", "watch", "The same page, served while a run is going.", stage=False),
     "memory": Command("manners.train.paper", "MemorySettings", "memory", "Memory of a training run on paper.", stage=False),
     "export": Command("manners.model.export", "ExportSettings", "export", "Write a run as a plain folder that transformers loads."),
     "run": Command("manners.pipeline", "RunSettings", "run", "Run a recipe: skip what is done, go on with what was begun.", stage=False),
@@ -144,5 +153,6 @@ COMMANDS = {
 """A name of two words is a command of a group."""
 GROUPS = {
     "data": "Make instruction data, and look at it before training.",
+    "judge": "Let a model judge answers, and measure the judge.",
     "eval": "One question a command: what does a model do, or what was recorded of it?",
 }

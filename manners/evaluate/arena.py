@@ -70,6 +70,7 @@ class ArenaSettings(Settings):
     top_p: float = 1.0
     """Draw from the smallest set of tokens with so much probability; 1 is off."""
     max_new_tokens: int = 256
+    """Longest answer in tokens."""
     seed: int = 0
     """Of who meets whom and of the answers."""
     title: str = "Ask two models"

@@ -3,9 +3,9 @@
     reward = reward_of("0.7*runs/rm + 0.3*annotator:prompts.jsonl")
     reward(groups)      # for every group a list with the score of each of its responses, in order
 
-A reward is a reward model's folder, the annotator, a verifier (`verify/`), a function of the user's own, an endpoint, the number of
-words, or a weighted sum of such. Whatever it is, what it returns is checked: a wrong number of scores, or one that is not a finite
-number, is refused in a sentence that names the reward and the row, before anything learns from it.
+A reward is a reward model's folder, the annotator, a judge (`judge:MODEL`), a verifier (`verify/`), a function of the user's own, an
+endpoint, the number of words, or a weighted sum of such. Whatever it is, what it returns is checked: a wrong number of scores, or one
+that is not a finite number, is refused in a sentence that names the reward and the row, before anything learns from it.
 """
 
 import inspect
@@ -34,7 +34,7 @@ from manners.feedback.verify import fingerprint as verifier_fingerprint
 from manners.feedback.verify.base import asked, failure, row_number
 from manners.feedback.verify.function import OneAnswer
 
-BUILT_IN = ("annotator", "length", *KINDS)
+BUILT_IN = ("annotator", "judge", "length", *KINDS)
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 WEIGHTED = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*\*\s*(\S.*)", re.S)
@@ -129,6 +129,10 @@ def _leaf(name: str, backbone: Any, source: Any) -> "CheckedReward":
         return CheckedReward(name, AnnotatorReward(rest))
     if kind == "length":
         return CheckedReward(name, length)
+    if kind == "judge":
+        from manners.feedback.judge_reward import JudgeReward  # the others need no torch
+
+        return CheckedReward(name, JudgeReward(rest))
     if kind == "endpoint":
         return CheckedReward(name, Endpoint(name))
     if kind == "verifier":
@@ -141,8 +145,8 @@ def _leaf(name: str, backbone: Any, source: Any) -> "CheckedReward":
 
 
 def kind_of(name: str) -> tuple[str, str]:
-    """What a reward that is no sum is ("annotator", "length", "verifier", "endpoint", "function" or "model"), and what a built-in one has
-    behind its colon: the annotator's file of prompts, a verifier's pattern.
+    """What a reward that is no sum is ("annotator", "judge", "length", "verifier", "endpoint", "function" or "model"), and what a built-in
+    one has behind its colon: the annotator's file of prompts, the judge, a verifier's pattern.
 
     Raises InputError for a name that can be none of these.
     """
@@ -150,7 +154,9 @@ def kind_of(name: str) -> tuple[str, str]:
     head, colon, rest = name.partition(":")
     if is_verifier(name):
         return "verifier", rest
-    if name in BUILT_IN or (head == "annotator" and colon and rest):
+    if name == "judge" or (head == "judge" and colon and not rest):
+        raise InputError("the reward judge names no model; write judge:MODEL, judge:http://HOST/v1#MODEL or judge:SETTINGS.yaml.")
+    if name in BUILT_IN or (head in ("annotator", "judge") and colon and rest):
         return head, rest
     if name.startswith(("http://", "https://")):
         return "endpoint", ""
@@ -175,7 +181,7 @@ def _folder(name: str) -> Path:
 
 def _kinds() -> str:
     return (
-        "give a reward model's folder, annotator, annotator:PROMPTS.jsonl, length, module:function, http://..., one of "
+        "give a reward model's folder, annotator, annotator:PROMPTS.jsonl, judge:MODEL, length, module:function, http://..., one of "
         f"{', '.join(KINDS)} (docs/rewards.md), or a sum of such."
     )
 
@@ -189,6 +195,7 @@ def identifying_reward(spec: RewardSpec | Sequence[Mapping[str, Any]], key: str 
         kind, rest = kind_of(name)
         content = {
             "annotator": lambda rest=rest: [fingerprint(), *(file_hash(f) if Path(f).is_file() else f for f in prompt_files(rest))],
+            "judge": lambda rest=rest: content_hash(Path(rest)) if Path(rest).exists() else rest,
             "function": lambda name=name: source_hash(name, "reward"),
             "verifier": lambda name=name: [name.partition(":")[0] if schema_file(name) else name, *verifier_fingerprint(name)],
             "model": lambda name=name: [name.partition("#")[2], content_hash(_folder(name)) if _folder(name).is_dir() else name],

@@ -13,6 +13,7 @@ MannersError for an endpoint that stays away. docs/endpoints.md.
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
@@ -93,7 +94,8 @@ class ChatEndpoint:
     `key_env` names the environment variable with the key, if one is needed. `concurrency` requests run at once. A request is made
     `tries` times in all, each with `timeout` seconds to answer, after waits that double from `wait` seconds or as long as Retry-After
     says. `together` asks for the samples of a prompt in one request (`n`), `logprobs` for the tokens' log-probabilities (as the endpoint
-    means them). `extra` goes into every request as it is: {"presence_penalty": 2}.
+    means them). `extra` goes into every request as it is: {"presence_penalty": 2}. At most `per_minute` requests go out in a
+    minute, evenly spread.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class ChatEndpoint:
         together: bool = False,
         logprobs: bool = False,
         extra: Mapping[str, Any] | None = None,
+        per_minute: float | None = None,
     ):
         if not host_of(url) or not url.startswith(("http://", "https://")):
             raise InputError(f"the endpoint '{url}' names no host; write it as in http://localhost:8000/v1#my-model.")
@@ -122,6 +125,7 @@ class ChatEndpoint:
         self.spent = Spent()
         self._length_key = "max_tokens"
         self._lock = threading.Lock()
+        self._gap, self._next = 60.0 / per_minute if per_minute else 0.0, 0.0
         self._session = patient_session(url, tries=tries, wait=wait, connections=concurrency)
 
     @classmethod
@@ -268,7 +272,17 @@ class ChatEndpoint:
             "OpenAI-compatible server, up to and with its /v1?"
         )
 
+    def _pace(self) -> None:
+        """Wait for this request's turn, where there is a limit by the minute."""
+        with self._lock:
+            now = time.monotonic()
+            turn = max(now, self._next)
+            self._next = turn + self._gap
+        if turn > now:
+            time.sleep(turn - now)
+
     def _post(self, body: dict[str, Any]) -> bytes:
+        self._pace()
         try:
             reply = self._session.post(
                 f"{self.url}/chat/completions",

@@ -71,7 +71,9 @@ class ChatSettings(Settings):
     top_p: float = 0.9
     """Draw from the smallest set of tokens with so much probability; 1 is off."""
     max_new_tokens: int = 256
+    """Longest answer in tokens."""
     seed: int = 0
+    """Of what is drawn."""
 
 
 @dataclass(slots=True)

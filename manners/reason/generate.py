@@ -64,8 +64,11 @@ class GenerateSettings(WaySettings):
     min_p: float = 0.0
     """Draw only tokens at least so likely, as a share of the likeliest; 0 is off."""
     max_new_tokens: int = 128
+    """Longest answer in tokens."""
     min_new_tokens: int = 0
+    """An answer does not end before so many tokens."""
     seed: int = 0
+    """Of what is drawn."""
 
 
 def generate(settings: GenerateSettings) -> dict[str, Any]:

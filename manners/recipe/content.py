@@ -99,8 +99,8 @@ def content_of(recipe: Recipe, stage: Stage, stages: Mapping[str, Stage], hashes
 
 
 def _told_part(stage: Stage, key: str, name: str, told: Callable[[str, str], str], path: Path) -> str:
-    """What one reward stands for: of the annotator and of verifiers the program and its file, of a function its source, of the rest what
-    `told` says."""
+    """What one reward stands for: of the annotator and of verifiers the program and its file, of a judge its model, of a function its
+    source, of the rest what `told` says."""
     head, _, rest = name.partition(":")
     if is_verifier(name):
         if not schema_file(name):  # a file is checked below, and may be another stage's
@@ -112,6 +112,8 @@ def _told_part(stage: Stage, key: str, name: str, told: Callable[[str, str], str
         return f"{head} {told(key, schema_file(name))} {source}" if schema_file(name) else f"{name} {source}"
     if head == "annotator":
         return " ".join(["annotator", fingerprint(), *(told(key, file) for file in prompt_files(rest))])
+    if head == "judge" and rest:
+        return f"judge {told('model' if '://' not in rest else key, rest)}"
     if FUNCTION.fullmatch(name):
         source = source_hash(name, f"{path}, stage '{stage.name}': reward")
         return f"{name} {source}"
