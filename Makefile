@@ -3,12 +3,13 @@
 # make install      only prepare (or bring up to date) .venv
 # make check-data   run the checks that need the development data beside the project
 # make lint         ruff and pyright
+# make docs         the pages of docs/ and the reference as a site, build/site/index.html
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install quickstart test check-data lint clean
+.PHONY: install quickstart test check-data lint docs clean
 
 install: $(VENV)/installed
 
@@ -34,6 +35,15 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+# docs/commands.md is made by `python -m tools.reference`; a test says when it is out of date
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

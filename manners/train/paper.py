@@ -82,6 +82,7 @@ class MemorySettings(Settings):
     vocabulary: Annotated[int, Field(ge=2)] | None = None
     """Size of the vocabulary, instead of the preset's."""
     trainer: Literal["sft", "dpo"] = "sft"
+    """What is trained: demonstrations or pairs."""
     finetune: Literal["lora", "qlora", "full"] = "lora"
     """What is trained. qlora is finetune=lora with quantize=4bit."""
     rank: Annotated[int, Field(ge=1)] = 16
