@@ -1,11 +1,10 @@
-"""The page's charts, drawn when the page is built: rows in, SVG text out.
+"""The page's charts, drawn when the page is built: rows in, SVG text out, with the specification that it was drawn from.
 
-Drawn rather than interactive: an SVG opens offline and without scripts (so nothing that a model wrote can run), prints, and is a
-fortieth of the size of an inlined Vega. Colours are CSS variables of the page, so that one drawing serves light and dark. Every chart
-is drawn twice, for a wide and for a narrow screen, because shrinking one would shrink its text.
+The drawing is what a page without scripts shows, and what is printed; a page with scripts runs the specification in its place. Colours
+are CSS variables of the page, so that one drawing serves light and dark. Every chart is drawn twice, for a wide and for a narrow screen,
+because shrinking one would shrink its text.
 """
 
-import io
 import re
 from collections.abc import Sequence
 from itertools import count
@@ -13,6 +12,9 @@ from typing import Any
 
 import altair as alt
 import numpy as np
+import vl_convert
+
+from manners.report.assets import VEGALITE
 
 Row = dict[str, Any]
 
@@ -30,7 +32,13 @@ def colours(models: Sequence[str]) -> list[str]:
     return [f"var(--model-{m})" if m in MODELS else f"var(--other-{others.index(m) % OTHERS})" for m in models]
 
 
-def svg(chart: Any, label: str) -> str:
+class Drawing(str):
+    """An SVG as text, with the Vega-Lite specification that it was drawn from."""
+
+    spec: dict[str, Any]
+
+
+def svg(chart: Any, label: str) -> Drawing:
     """The chart as an SVG element that can stand beside others in a page."""
     ink, soft, line = "var(--ink)", "var(--soft)", "var(--line)"
     axis = {"labelColor": soft, "titleColor": soft, "gridColor": line, "domainColor": line, "tickColor": line}
@@ -44,14 +52,15 @@ def svg(chart: Any, label: str) -> str:
         .configure_title(color=ink, fontSize=13, fontWeight="normal", anchor="start", offset=8)
         .configure_text(color=ink)
     )
-    out = io.StringIO()
-    chart.save(out, format="svg")
-    text_of = out.getvalue()
+    spec = chart.to_dict()
+    text_of = vl_convert.vegalite_to_svg(spec, vl_version=VEGALITE)
     # Clip paths are called clip0, clip1, ... in every drawing; in one page each needs a name of its own.
     number = next(_numbers)
     text_of = re.sub(r'(id="|url\(#)(clip|gradient)', rf"\1chart{number}-\2", text_of)
     start = text_of.index("<svg")
-    return text_of[start:].replace("<svg", f'<svg role="img" aria-label="{_attribute(label)}"', 1)
+    drawing = Drawing(text_of[start:].replace("<svg", f'<svg role="img" aria-label="{_attribute(label)}"', 1))
+    drawing.spec = {key: value for key, value in spec.items() if key not in ("$schema", "usermeta")}
+    return drawing
 
 
 def _attribute(text: str) -> str:
@@ -72,7 +81,7 @@ def data(rows: Sequence[Row]) -> alt.Data:
     return alt.Data(values=list(rows))
 
 
-def forest(rows: Sequence[Row], width: int) -> str:
+def forest(rows: Sequence[Row], width: int) -> Drawing:
     """Differences with intervals. Rows: pair, set, difference, low, high."""
     pairs, sets = list(dict.fromkeys(row["pair"] for row in rows)), list(dict.fromkeys(row["set"] for row in rows))
     colour = alt.Color("set:N", scale=alt.Scale(domain=sets, range=["var(--accent)", "var(--second)", "var(--third)"]), sort=sets)
@@ -89,7 +98,7 @@ def forest(rows: Sequence[Row], width: int) -> str:
     return svg(alt.layer(nought, spans, points).properties(width=width, height=40 * len(pairs)), "Differences in gold score with intervals")
 
 
-def clusters(rows: Sequence[Row], models: Sequence[str], width: int) -> str:
+def clusters(rows: Sequence[Row], models: Sequence[str], width: int) -> Drawing:
     """Gold score by cluster and model with intervals. Rows: cluster, model, value, low, high."""
     names = list(dict.fromkeys(row["cluster"] for row in rows))
     shades = alt.Scale(domain=list(models), range=colours(models))
@@ -107,7 +116,7 @@ def clusters(rows: Sequence[Row], models: Sequence[str], width: int) -> str:
     )
 
 
-def distributions(scores: dict[str, list[float]], width: int, bins: int = 25) -> str:
+def distributions(scores: dict[str, list[float]], width: int, bins: int = 25) -> Drawing:
     """A histogram of gold scores for each model, one below the other, with its mean."""
     everything = [score for values in scores.values() for score in values]
     low, high = min([0.0, *everything]), max([10.0, *everything])
@@ -146,13 +155,13 @@ def curve(rows: Sequence[Row], title: str, width: int, height: int = 150, refere
     return alt.layer(*layers).properties(width=width, height=height, title=title)
 
 
-def panels(charts: Sequence[Any], wide: bool, label: str) -> str:
+def panels(charts: Sequence[Any], wide: bool, label: str) -> Drawing:
     """Panels with axes of their own: side by side on a wide screen, below each other on a narrow one."""
     joined = alt.hconcat(*charts, spacing=28) if wide else alt.vconcat(*charts, spacing=24)
     return svg(joined.resolve_scale(color="independent", x="independent", y="independent"), label)
 
 
-def gold_against_kl(rows: Sequence[Row], width: int) -> str:
+def gold_against_kl(rows: Sequence[Row], width: int) -> Drawing:
     """Gold score over divergence, with both intervals. Rows: model, kl, kl_low, kl_high, gold, gold_low, gold_high."""
     models = [row["model"] for row in rows]
     scale = alt.Scale(domain=models, range=colours(models))
@@ -172,7 +181,7 @@ LINES = ("var(--accent)", "var(--second)", "var(--third)", "var(--other-1)", "va
 """Colours of gold and proxy of best-of-n, then of each run's policies."""
 
 
-def gold_against_proxy(panels_of: Sequence[Row], columns: int, width: int) -> str:
+def gold_against_proxy(panels_of: Sequence[Row], columns: int, width: int) -> Drawing:
     """Gold (solid, with the interval of its change) and proxy (dashed) along sqrt(KL), a panel a proxy, all on one scale of scores.
 
     A panel has `title`, `points` (d, score, low, high, line, at), `laws` (d, score, line) and `peak`, a list of none or one
@@ -224,3 +233,35 @@ def alone(drawing: str, style: str) -> str:
     colours = style[: style.index("* { box-sizing")]
     start = drawing.index(">") + 1
     return f"{drawing[:start]}<style>{colours}</style>{drawing[start:]}"
+
+
+def calibration(rows: Sequence[Row], width: int) -> Drawing:
+    """How often a reward model was right over how sure it was; dots on the line are calibrated. Rows: model, confidence, accuracy, n."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    shades = alt.Scale(domain=models, range=[LINES[i % len(LINES)] for i in range(len(models))])
+    legend = alt.Legend(symbolType="stroke", symbolSize=300) if len(models) > 1 else None
+    side = alt.Scale(domain=[0.5, 1], nice=False, clamp=False)
+    down = alt.Scale(domain=[min([0.4, *(row["accuracy"] for row in rows)]), 1], nice=False)
+    x = lambda name: alt.X(name, title="how sure of the better answer", scale=side, axis=alt.Axis(format="%", tickCount=5))
+    y = lambda name: alt.Y(name, title="how often right", scale=down, axis=alt.Axis(format="%", tickCount=5))
+    even = alt.Chart(data([{"a": 0.5}, {"a": 1.0}])).mark_line(color="var(--soft)", strokeDash=[4, 3], strokeWidth=1)
+    base = alt.Chart(data(rows)).encode(x=x("confidence:Q"), y=y("accuracy:Q"), color=alt.Color("model:N", scale=shades, legend=legend))
+    dots = base.mark_point(filled=True, opacity=1).encode(size=alt.Size("n:Q", scale=alt.Scale(range=[30, 240]), legend=None))
+    layers = alt.layer(even.encode(x=x("a:Q"), y=y("a:Q")), base.mark_line(strokeWidth=1.5, opacity=0.6), dots)
+    return svg(layers.properties(width=width, height=220), "Accuracy over confidence of the reward models")
+
+
+def overview(rows: Sequence[Row], width: int) -> Drawing:
+    """Gold score of every model of several runs, a line a run. Rows: run, model, value, low, high."""
+    runs, models = list(dict.fromkeys(row["run"] for row in rows)), list(dict.fromkeys(row["model"] for row in rows))
+    shades = alt.Scale(domain=models, range=colours(models))
+    base = alt.Chart(data(rows)).encode(
+        y=alt.Y("run:N", sort=runs, title=None, axis=alt.Axis(minExtent=min(extent(runs), 160), labelLimit=160, grid=True)),
+        yOffset=alt.YOffset("model:N", sort=models, scale=alt.Scale(paddingOuter=0.3)),
+        color=alt.Color("model:N", scale=shades, sort=models, legend=alt.Legend(columns=6 if width > 300 else 3)),
+    )
+    x = alt.X("low:Q", title="gold score", scale=alt.Scale(zero=False), axis=ticks(width))
+    spans = base.mark_rule(strokeWidth=1.5, opacity=0.5).encode(x=x, x2="high:Q")
+    points = base.mark_point(filled=True, size=36, opacity=1).encode(x="value:Q")
+    each = max(18, min(70, 7 * len(models))) if len(runs) <= 20 else 18
+    return svg(alt.layer(spans, points).properties(width=width, height=each * len(runs)), "Gold score of every model, run by run")

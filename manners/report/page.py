@@ -1,156 +1,224 @@
-"""`manners report`: a run folder as one HTML page that opens anywhere, without a network.
+"""`manners report`: runs as one HTML page that opens anywhere, without a network.
 
-The page holds no script at all: text of models and files is escaped by the template engine, charts are drawn beforehand
-(`charts.py` says why), and a content policy in the page's head forbids scripts and anything from outside besides.
+    manners report runs/quickstart                  one run
+    manners report runs/a runs/b evals/sycophancy   several, and evaluations of their models
+    manners report runs                             a folder of them
+
+Text of models and files is escaped by the template engine and never read as HTML by a script. Charts are drawn beforehand; with scripts
+(the default) one copy of the chart library runs them: hover, filter, zoom. A content policy in the page's head names the page's own
+scripts by their hashes and forbids all else, and anything from outside.
 """
 
 import time
-from collections.abc import Callable
-from importlib import resources
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from pydantic import BeforeValidator
 
 import manners
 from manners.core import files
 from manners.core.config import Settings
 from manners.core.console import console
-from manners.report import charts, story
-from manners.report.read import Run, read_run
+from manners.evaluate.compare import as_names
+from manners.report import assets, charts, figures, story
+from manners.report.assets import style_sheet
+from manners.report.audit import audit
+from manners.report.browse import model_key, samples
+from manners.report.evaluations import Evaluation
+from manners.report.ledger import COLUMNS, LEVEL, Cell, Line, ledger
+from manners.report.minute import minute
+from manners.report.read import Row, Run, read_runs, table
+
+DRAWN = 3
+"""Of more runs the charts of each are left out: the page stays quick, and each run's own report has them."""
+MANY = 12
+"""Beyond so many lines the ledger gets a field to search it."""
 
 
 class ReportSettings(Settings):
     """Settings of `manners report`."""
 
-    positional: ClassVar[str] = "run"
+    positional: ClassVar[str] = "runs"
+    plural: ClassVar[bool] = True
     writes: ClassVar[str] = "report.html"
     silent: ClassVar[frozenset[str]] = frozenset({"out", "copy_to", "pictures"})
 
-    run: str = "runs/quickstart"
-    """Folder of a recipe's run."""
+    runs: Annotated[list[str], BeforeValidator(as_names)] | None = None
+    """Folders: runs, finished evaluations, or folders that hold some."""
+    run: str | None = None
+    """The same for one folder; with neither, runs/quickstart."""
     out: str | None = None
-    """HTML file to write; none is report.html in the run."""
+    """HTML file to write; none is report.html in the first folder."""
     copy_to: str | None = None
     """A second file for the same page, such as report.html in the run where out is a stage's."""
+    scripts: bool = True
+    """false leaves out every script: charts stand still, and the answers are a plain list."""
     pictures: str | None = None
     """Folder for the over-optimisation chart as an SVG file of its own."""
 
 
 def report(settings: ReportSettings) -> dict[str, Any]:
     """Write the page; returns where it is, its size, and what had to be left out."""
-    run = read_run(settings.run)
-    out = Path(settings.out) if settings.out is not None else run.folder / "report.html"
+    folders = [*(settings.runs or []), *([settings.run] if settings.run else [])] or ["runs/quickstart"]
+    runs = read_runs(folders)
+    out = Path(settings.out) if settings.out is not None else Path(folders[0]) / "report.html"
     places = [out, *([Path(settings.copy_to)] if settings.copy_to is not None else [])]
     for place in places:
         files.check_target(place)
-    page = render(run)
+    page = render(runs, settings.scripts)
     for place in places:
         files.write_text(place, page)
     if settings.pictures is not None:
-        for told in story.overoptimisation(run):
-            picture = Path(settings.pictures) / f"{told['name'].replace('/', '-')}.svg"
-            files.write_text(picture, charts.alone(overoptimised(told, True), style_sheet()))
+        for run in runs:
+            for told in story.overoptimisation(run):
+                picture = Path(settings.pictures) / f"{told['name'].replace('/', '-')}.svg"
+                files.write_text(picture, charts.alone(overoptimised(told, True), style_sheet()))
     size = len(page.encode("utf-8", "replace"))
-    for note in run.notes:
+    several = len(runs) > 1
+    notes = [f"{run.name}: {note}" if several else note for run in runs for note in run.notes]
+    for note in notes[:MANY]:
         console.print(f"left out: {note}")
-    console.print(f"report of {len(run.models)} models and {len(run.stages)} stages, {size / 1e6:.1f} MB: {places[-1]}")
-    return {"out": str(out), "bytes": size, "models": run.models, "stages": [stage.name for stage in run.stages], "notes": run.notes}
+    models = [model_key(run, model, several) for run in runs for model in run.models]
+    stages = [model_key(run, stage.name, several) for run in runs for stage in run.stages]
+    what = f"{len(runs)} runs, " if several else ""
+    console.print(f"report of {what}{len(models)} models and {len(stages)} stages, {size / 1e6:.1f} MB: {places[-1]}")
+    return {"out": str(out), "bytes": size, "models": models, "stages": stages, "notes": notes, "runs": [run.name for run in runs]}
 
 
-def render(run: Run) -> str:
-    """The page as text."""
-    environment = Environment(loader=PackageLoader("manners.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.globals.update(
-        colour=lambda model: charts.colours(run.models)[run.models.index(model)] if model in run.models else "var(--soft)"
+def render(runs: Run | Sequence[Run], scripts: bool = False, live: bool = False) -> str:
+    """The page as text. `live` is a page that a server keeps up to date."""
+    runs = [runs] if isinstance(runs, Run) else list(runs)
+    several = len(runs) > 1
+    environment = Environment(
+        loader=PackageLoader("manners.report", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    figures = draw(run)
+    known = list(dict.fromkeys(model for run in runs for model in run.models))
+    shades = dict(zip(known, charts.colours(known), strict=True))
+    environment.globals.update(colour=lambda model: shades.get(model, "var(--soft)"), model_key=model_key)
+    lines = ledger(runs)
+    parts = [assets.library(), assets.script()] if scripts else []
     text = environment.get_template("page.jinja").render(
-        title=run.folder.resolve().name,
+        title=runs[0].name if not several else f"{len(runs)} runs",
         style=Markup(style_sheet()),
-        headline=story.headline(run),
-        classics=story.classics(run),
-        models=run.models,
-        results=story.results(run),
-        figures=figures,
-        differences=story.difference_rows(run),
-        best=story.best(run),
-        unseen=story.unseen_rows(run),
-        effects=story.effects(run),
-        overoptimisation=[
-            {**told, "figure": _both(lambda wide, told=told: overoptimised(told, wide))} for told in story.overoptimisation(run)
-        ],
-        samples=story.samples(run),
-        budget=story.budget(run),
-        settings=story.settings(run),
-        versions=story.versions(run),
-        commands=story.commands(run),
-        recipe=story.recipe(run),
-        notes=run.notes,
+        scripts=[Markup(part) for part in parts],
+        policy=assets.policy(parts, live),
+        live=live,
+        several=several,
+        drawn=len(runs) <= DRAWN,
+        minute=minute(runs, lines),
+        ledger=ledger_rows(runs, lines),
+        overview=overview(runs, scripts) if several else None,
+        told=[told(run, scripts, draws=len(runs) <= DRAWN) for run in runs],
+        classics=story.classics(runs[0]) if not several else [],
+        models=known,
+        samples=samples(runs),
+        evaluations=[panel(found, scripts, len(runs) <= DRAWN) for run in runs for found in run.evaluations],
+        audit=audit(runs),
         made=time.strftime("%Y-%m-%d"),
         manners=manners.__version__,
     )
     return text.encode("utf-8", "replace").decode("utf-8")  # a half surrogate pair, which a model may write, is no UTF-8
 
 
-def style_sheet() -> str:
-    return resources.files("manners.report").joinpath("style.css").read_text(encoding="utf-8")
+def told(run: Run, scripts: bool, draws: bool) -> Row:
+    """What the page says of one run."""
+    over = story.overoptimisation(run)
+    return {
+        "run": run,
+        "headline": story.headline(run),
+        "models": run.models,
+        "results": story.results(run),
+        "figures": figures.draw(run, scripts) if draws else dict.fromkeys(figures.NAMES, Markup("")),
+        "differences": story.difference_rows(run),
+        "best": story.best(run),
+        "unseen": story.unseen_rows(run),
+        "effects": story.effects(run),
+        "overoptimisation": [
+            {**t, "figure": figures.both(lambda wide, t=t: overoptimised(t, wide), scripts) if draws else Markup("")} for t in over
+        ],
+        "rewards": story.reward_rows(run),
+        "budget": story.budget(run),
+        "settings": story.settings(run),
+        "versions": story.versions(run),
+        "commands": story.commands(run),
+        "recipe": story.recipe(run),
+        "notes": run.notes,
+    }
 
 
-def overoptimised(told: dict[str, Any], wide: bool) -> str:
+def overoptimised(told: dict[str, Any], wide: bool) -> charts.Drawing:
     """The chart of one stage's over-optimisation."""
     return charts.gold_against_proxy(told["panels"], 3 if wide else 1, 220 if wide else 230)
 
 
-def _both(chart: Callable[[bool], str]) -> Markup:
-    """A chart for a wide and for a narrow screen."""
-    return Markup("".join(f'<div class="{kind}">{chart(kind == "wide")}</div>' for kind in ("wide", "narrow")))
+def overview(runs: Sequence[Run], scripts: bool) -> Row:
+    """The charts of several runs together: gold of every model, and gold over divergence."""
+    rows = []
+    for run in runs:
+        for model in run.models:
+            gold = table(table(table(run.summary, "models"), model), "gold")
+            if all(story.number(gold.get(key)) for key in ("value", "low", "high")):
+                rows.append({"run": run.name, "model": model, **{key: gold[key] for key in ("value", "low", "high")}})
+    against = [{**row, "run": run.name} for run in runs for row in story.kl_rows(run)]
+    width = lambda wide: 560 if wide else 150
+    return {
+        "gold": figures.both(lambda wide: charts.overview(rows, width(wide)), scripts) if rows else Markup(""),
+        "kl": figures.both(lambda wide: charts.gold_against_kl(against, 700 if wide else 230), scripts) if len(against) > 1 else Markup(""),
+    }
 
 
-def draw(run: Run) -> dict[str, Markup]:
-    """The charts, each wide and narrow; empty where there are no rows for one."""
-    figures: dict[str, Markup] = {name: Markup("") for name in ("forest", "clusters", "distributions", "losses", "rewards", "kl")}
+# --- the ledger and the evaluations as the template lays them out ---------------------------------------------------------------------
 
-    def add(name: str, chart: Callable[[bool], str]) -> None:
-        figures[name] = _both(chart)
 
-    width = lambda wide: charts.WIDE if wide else charts.NARROW
-    if rows := story.forest_rows(run):
-        add("forest", lambda wide: charts.forest(rows, 600 if wide else 180))
-    if clustered := story.cluster_rows(run):
-        add("clusters", lambda wide: charts.clusters(clustered, run.models, 640 if wide else 190))
-    if run.answers:
-        part = run.sets[0]
-        scores = {
-            m: [float(r["score"]) for rows in run.answers[m] for r in rows if r["set"] == part] for m in run.models if m in run.answers
+def ledger_rows(runs: Sequence[Run], lines: Sequence[Line]) -> Row:
+    """Heads and rows of the ledger as text; `searched` where there are many."""
+    of = {column.key: next((line.cells[column.key].of for line in lines if line.cells[column.key].of), "") for column in COLUMNS}
+    heads = [{"name": column.head, "below": of[column.key].replace("_", " ") or column.below} for column in COLUMNS]
+    rows = [
+        {
+            **{"run": line.run, "model": line.model, "key": f"{line.run} / {line.model}" if len(runs) > 1 else line.model},
+            **{"origin": line.origin, "cells": [cell_text(line, line.cells[column.key], column.form) for column in COLUMNS]},
         }
-        if all(scores.values()):
-            add("distributions", lambda wide: charts.distributions(scores, 640 if wide else 220))
-    losses = {kind: found for kind in ("sft", "bon", "dpo") if (found := story.curves(run, kind, "loss", "loss"))}
-    if losses:
-        each = lambda wide: (charts.WIDE // len(losses) - 20) if wide else charts.NARROW - 20
-        titles = {"sft": "sft: loss, nats a token", "bon": "bon: loss, nats a token", "dpo": "dpo: loss, nats a pair"}
-        add(
-            "losses",
-            lambda wide: charts.panels(
-                [charts.curve(found, titles[kind], each(wide)) for kind, found in losses.items()], wide, "Training losses"
-            ),
-        )
-    accuracy = story.curves(run, "dpo", "rewards/accuracies", "accuracy")
-    if accuracy:
-        names = ("chosen", "rejected", "margins")
-        rewards = [row for name in names for row in story.curves(run, "dpo", f"rewards/{name}", name.removesuffix("s"))]
-        both = [("dpo: share of pairs ranked right", accuracy, 0.5), ("dpo: implicit rewards, nats", rewards, 0.0)]
-        add(
-            "rewards",
-            lambda wide: charts.panels(
-                [charts.curve(rows, title, 340 if wide else charts.NARROW - 20, reference=at) for title, rows, at in both if rows],
-                wide,
-                "Accuracy and implicit rewards of DPO",
-            ),
-        )
-    against = story.kl_rows(run)
-    if len(against) > 1:
-        add("kl", lambda wide: charts.gold_against_kl(against, width(wide) - (60 if wide else 70)))
-    return figures
+        for line in lines
+    ]
+    return {"heads": heads, "rows": rows, "searched": len(rows) > MANY}
+
+
+SIGNS = {"better": "▲", "worse": "▼", LEVEL: "=", "higher": "↑", "lower": "↓"}
+
+
+def cell_text(line: Line, cell: Cell, form: str) -> Row:
+    """A cell as text: value, interval, flag, and what the flag rests on."""
+    if cell.value is None:
+        return {"value": "absent", "absent": True, "span": "", "flag": "", "sign": "", "said": "", "sort": ""}
+    said = ""
+    if cell.difference is not None:
+        signed = form.replace("{:", "{:+")
+        ends = " to ".join(story.shown(end, signed) for end in (cell.difference_low, cell.difference_high))
+        said = f"{story.shown(cell.difference, signed)} ({ends}) against {line.origin}"
+        said += f", p {cell.p:.3g} after Holm" if cell.p is not None else ""
+    return {
+        **{"value": story.shown(cell.value, form), "absent": False, "sort": f"{cell.value:.6g}"},
+        **{"span": story.span({"low": cell.low, "high": cell.high}, form), "said": said},
+        **{"flag": cell.flag, "sign": SIGNS.get(cell.flag, "")},
+    }
+
+
+def panel(found: Evaluation, scripts: bool, draws: bool) -> Row:
+    """An evaluation: its figures as a table, and its charts."""
+    rows = [
+        {
+            **{"name": r["name"].replace("_", " "), "set": str(r.get("set") or ""), "n": r.get("n"), "unscored": r.get("unscored") or ""},
+            **{
+                "value": story.shown(r.get("value")),
+                "span": story.span(r),
+                "reason": "" if story.number(r.get("value")) else r.get("reason"),
+            },
+        }
+        for r in found.results
+    ]
+    drawn = figures.of_evaluation(found, scripts) if draws else []
+    return {"kind": found.kind, "label": found.label, "rows": rows, "notes": found.notes, "figures": drawn, "folder": found.folder.name}

@@ -4,14 +4,17 @@ Nothing here insists. A file that is missing or cannot be read is left out, with
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from manners.core.errors import InputError
 from manners.evaluate.compare import ORDER, SETS_FIRST
+from manners.report.evaluations import Evaluation, Source, evaluation, whose
 
 Row = dict[str, Any]
+NOT_CARDS = ("summary.json", "plan.json", "stage.json", "settings.json", "manifest.json", "metrics.json", "results.json", "report.json")
 
 
 @dataclass(slots=True)
@@ -54,6 +57,63 @@ class Run:
     plan: dict[str, Any] = field(default_factory=dict)
     """plan.json: the recipe as it was asked for, and the versions of what ran it."""
     notes: list[str] = field(default_factory=list)
+    sources: dict[str, list[Source]] = field(default_factory=dict)
+    """What each model is, seed by seed."""
+    evaluations: list[Evaluation] = field(default_factory=list)
+    """What `manners eval ...` found; `label` is the model of this run that it is of, else the name of what was asked."""
+    rewards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What `report.json` of a stage that trained a reward model holds."""
+    cards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What `manners data card` and `manners data inspect` wrote, by file."""
+
+    @property
+    def name(self) -> str:
+        """What the page calls it."""
+        return self.folder.resolve().name
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder holds a summary, a plan, or stages that are more than evaluations."""
+    if any((path / name).is_file() for name in ("summary.json", "plan.json")):
+        return True
+    return any(not (place / "results.json").is_file() for place in stage_folders(path))
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """Every run of some folders: a run, a folder of runs, a finished evaluation, or a folder of these. Evaluations that stand outside of
+    runs join the run whose model they are of; the others are a run of their own.
+
+    Raises InputError for a folder that holds none of these.
+    """
+    places: list[Path] = []
+    for folder in folders:
+        path = Path(folder)
+        if path.is_dir() and not (path / "results.json").is_file() and not is_run(path):
+            within = [place for place in sorted(path.iterdir()) if place.is_dir()]
+            places += [place for place in within if (place / "results.json").is_file() or is_run(place)] or [path]
+        else:
+            places.append(path)
+    unique = list({place.resolve(): place for place in places}.values())
+    outside = [place for place in unique if (place / "results.json").is_file()]
+    runs = [read_run(place) for place in unique if place not in outside]
+    alone: list[Evaluation] = []
+    for place in outside:
+        found = evaluation(place, read_object(place / "results.json"))
+        if found is None:
+            raise InputError(f"'{place}' holds a results.json that is no evaluation's; give the folder of a run or of an evaluation.")
+        home = next((run for run in runs if whose(found, run.sources)), None)
+        if home is None:
+            found.label = Path(found.model).name or found.model
+            alone.append(found)
+        else:
+            found.label = whose(found, home.sources) or ""
+            home.evaluations.append(found)
+    if alone:
+        parents = {found.folder.resolve().parent for found in alone}
+        rest = Run(parents.pop() if len(parents) == 1 else Path("evaluations"), evaluations=alone)
+        rest.stages = [stage(found.folder.parent, found.folder) for found in alone]
+        runs.append(rest)
+    return runs
 
 
 def read_run(folder: str | Path) -> Run:
@@ -64,7 +124,7 @@ def read_run(folder: str | Path) -> Run:
     run = Run(path)
     run.stages = [stage(path, place) for place in stage_folders(path)]
     run.summary = summary(path, run.notes)
-    if not run.stages and not run.summary:
+    if not run.stages and not run.summary and not (path / "plan.json").is_file():
         raise InputError(f"'{folder}' holds no stage and no summary.json, so there is nothing to report on: give the folder of a run.")
     for model, folders in evaluations(path, run.stages).items():
         seeds = [rows for place in folders if (rows := answer_rows(place / "answers.jsonl"))]
@@ -79,7 +139,36 @@ def read_run(folder: str | Path) -> Run:
     run.curves = {found.name: curve for found in run.stages if (curve := read_object(path / found.name / "curve.json")).get("curves")}
     run.effects = {found.name: told for found in run.stages if (told := read_object(path / found.name / "effects.json")).get("effects")}
     run.plan = read_object(path / "plan.json")
+    run.sources = {model: [source(place) for place in folders] for model, folders in evaluations(path, run.stages).items()}
+    run.rewards = {found.name: told for found in run.stages if table(told := read_object(path / found.name / "report.json"), "validation")}
+    for found in run.stages:
+        content = read_object(path / found.name / "results.json")
+        if content and (made := evaluation(path / found.name, content)):
+            made.label = whose(made, run.sources) or Path(made.model).name or made.model
+            run.evaluations.append(made)
+    run.cards = cards(path)
     return run
+
+
+def source(place: Path) -> Source:
+    """What was evaluated in a folder of `manners evaluate`."""
+    asked = table(read_object(place / "settings.json"), "settings") or table(read_object(place / "manifest.json"), "settings")
+    held = read_object(place / "metrics.json").get("format")
+    best_of = asked.get("best_of")
+    form = held if isinstance(held, str) else asked.get("format")
+    return Source(str(asked.get("model") or ""), form if isinstance(form, str) else None, best_of if isinstance(best_of, int) else None)
+
+
+def cards(path: Path) -> dict[str, dict[str, Any]]:
+    """What `manners data card` (or `inspect --json`) left in a run, by the file that it is of."""
+    found = {}
+    for place in [*path.glob("*.json"), *path.glob("*/*.json")]:
+        if place.name in NOT_CARDS:
+            continue
+        content = read_object(place)
+        if isinstance(content.get("data"), str) and isinstance(content.get("rows"), int) and isinstance(content.get("kind"), str):
+            found[content["data"]] = content
+    return found
 
 
 def stage_folders(path: Path) -> list[Path]:

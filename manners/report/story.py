@@ -1,7 +1,7 @@
 """What the page says: sentences, cells and badges made from a run. Plain data; the template only lays it out."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
@@ -185,9 +185,9 @@ def results(run: Run) -> dict[str, Any] | None:
     return {"heads": heads, "rows": rows, "prompts": max(table(found, "gold").get("n") or 0 for found in models.values())}
 
 
-def forest_rows(run: Run) -> list[Row]:
-    """Rows of the forest plot, in the order of the story; all of them if no model bears a known name."""
-    told = {pair: i for i, pair in enumerate(FOREST)}
+def forest_rows(run: Run, more: Iterable[tuple[str, str]] = ()) -> list[Row]:
+    """Rows of the forest plot, in the order of the story, then `more` pairs; all rows if no model bears a known name."""
+    told = {pair: i for i, pair in enumerate(dict.fromkeys([*FOREST, *more]))}
     rows = [r for r in comparisons(run) if r.get("set") in run.sets or not run.sets]
     chosen = sorted((r for r in rows if (r["a"], r["b"]) in told), key=lambda r: told[r["a"], r["b"]]) or rows
     keep = ("difference", "low", "high")
@@ -416,6 +416,21 @@ def _lead(curve: Row) -> str:
     if number(fall.get("high")) and fall["high"] <= 0:
         return f"{begun} to {last}, and it rises to the end."
     return f"{begun} to {last}; that it falls behind a peak cannot be told from chance {ends}."
+
+
+def reward_rows(run: Run) -> list[Row]:
+    """Each reward model's report: how often it is right on pairs it was not trained on, how well it knows, and whether length sways it."""
+    rows = []
+    for name, told in run.rewards.items():
+        held = table(told, "validation")
+        cell = lambda key, form, held=held: (shown(table(held, key).get("value"), form), span(table(held, key), form))
+        cells = [cell("accuracy", "{:.0%}"), cell("log_loss", "{:.3f}"), (shown(held.get("ece"), "{:.3f}"), "")]
+        cells += [(shown(held.get("temperature"), "{:.2f}"), ""), cell("longer_wins", "{:.0%}"), cell("above_longer_wins", "{:+.0%}")]
+        count = lambda key, held=held: f"{held[key]:,}" if number(held.get(key)) else "\N{EN DASH}"
+        rows.append(
+            {"name": name, "kind": str(told.get("kind") or ""), "cells": cells, "pairs": count("pairs"), "prompts": count("prompts")}
+        )
+    return rows
 
 
 def budget(run: Run) -> dict[str, Any] | None:

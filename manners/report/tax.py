@@ -23,8 +23,8 @@ from manners.core.errors import InputError, nearest
 from manners.evaluate.against import check_kind, compared, differences_of, read_evaluation
 from manners.evaluate.compare import Folders, divergence
 from manners.evaluate.paired import NO_DIFFERENCE, judge
-from manners.report.charts import OTHERS, WIDE, Row, alone, data, svg, ticks
 from manners.report.assets import style_sheet
+from manners.report.charts import OTHERS, WIDE, Row, alone, data, svg, ticks
 
 
 class LeashSettings(Settings):

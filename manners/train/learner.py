@@ -34,25 +34,33 @@ class OptimizerSettings(Settings):
     """How weights move. All trainers share these keys."""
 
     epochs: Annotated[int, Field(ge=1)] = 1
+    """Times that every row is seen."""
     batch_size: Annotated[int, Field(ge=1)] = 8
     """Groups (demonstrations, pairs) in an optimizer step."""
     learning_rate: Annotated[float, Field(ge=0)] | None = None
     """Peak learning rate; the trainer's default depends on `finetune`."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls after the warm-up."""
     warmup: Annotated[float, Field(ge=0)] = 0.1
     """Share of all steps if below 1, else a number of steps."""
     min_learning_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Where cosine and linear end, as a share of the peak."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled decay, on every trained weight."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW's decay of the running mean of gradients."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """AdamW's decay of the running mean of squared gradients."""
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """AdamW's term that keeps it from dividing by zero."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """A longer gradient is scaled down to this norm."""
     micro_tokens: Annotated[int, Field(ge=1)] = 768
     """Token budget of a micro-batch: memory follows this, not the batch size."""
     checkpointing: bool = False
     """Recompute activations in backward: less memory, slower."""
     seed: int = 0
+    """Of the order of rows, of fresh weights and of samples."""
     save_every: Annotated[int, Field(ge=1)] = 25
     """Optimizer steps between checkpoints."""
 

@@ -42,7 +42,7 @@ from manners.model.probe import probe
 from manners.model.roles import BASE
 from manners.model.sampler import Sampler
 from manners.reason.generate import sampled_row
-from manners.train import memory
+from manners.train import memory, trackers
 from manners.train.average import AdapterAverage
 from manners.train.learner import Learner, count_steps
 from manners.train.pairing import PairingSettings, Row, paired, people_labels, rewards_of, wait_for_people
@@ -138,6 +138,7 @@ def online(settings: OnlineSettings) -> dict:
                 fit(within, learner, groups, loss, settings, f"round {number + 1} of {settings.rounds}", shown)
             trained = [{**record, "step": steps + record["step"], "round": number} for record in within.metrics]
             log_round(run, number, [told, *trained])
+            trackers.catch_up(run, settings.track, settings.model_dump())
             steps += len(trained)
             players.move_reference(number)
             with run.checkpoint(steps) as checkpoint:

@@ -39,7 +39,7 @@ from manners.model.probe import probe
 from manners.model.roles import BASE
 from manners.model.sampler import Sampler
 from manners.reason.generate import sampled_row
-from manners.train import memory
+from manners.train import memory, trackers
 from manners.train.learner import Learner, count_steps
 from manners.train.sft import DEFAULT_RATE, SFTLoss
 from manners.train.stage import Stage, TrainSettings, finish, fit, identifying, leave_room, load_backbone
@@ -119,6 +119,7 @@ def raft(settings: RAFTSettings) -> dict:
             fit(within, learner, groups, loss, settings, f"stage {number + 1} of {settings.stages}")
             trained = [{**record, "step": steps + record["step"], "stage": number} for record in within.metrics]
             log_stage(run, number, [told, *trained])
+            trackers.catch_up(run, settings.track, settings.model_dump())
             steps += len(trained)
             with run.checkpoint(steps) as checkpoint:
                 learner.save(checkpoint, {"stage": number + 1})

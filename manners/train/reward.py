@@ -41,6 +41,7 @@ from manners.model.probe import check_length, probe
 from manners.model.reward import REWARD, Card, Member, one_score, outputs, save_reward
 from manners.model.roles import BASE, Backbone
 from manners.ops.calibration import normaliser
+from manners.train import trackers
 from manners.train.judgements import LabelLoss, PairLoss, RankingLoss, RatingLoss, reward_scores
 from manners.train.learner import Learner, Loss, count_steps
 from manners.train.plan import describe, tell_of_soft_labels
@@ -330,6 +331,7 @@ def train_member(run: RunFolder, stage: Stage, role: str, member: int, settings:
             learner.save(folder)
     records = [r for m in range(member + 1) for r in _records(run.path / "members" / str(m), m, steps)]
     files.write_jsonl(run.path / "metrics.jsonl", records)
+    trackers.catch_up(run, settings.track, settings.model_dump())
     return learner.skipped
 
 

@@ -15,6 +15,7 @@ from manners.core.console import console, progress
 from manners.core.errors import InputError, MannersError, ended
 from manners.core.run import RunFolder
 from manners.model.fetch import quiet
+from manners.train import trackers
 from manners.train.learner import Learner
 from manners.train.leash import Leash, kl_of
 from manners.train.rollout import Rollout
@@ -84,7 +85,7 @@ def learn(run: RunFolder, trainer: Trainer, stage: Stage | None = None) -> Outco
         trainer.restore(run.checkpoints[-1])
         console.print(f"going on from round {trainer.round:,} of {settings.rounds:,}")
     run.rewind(trainer.round)
-    with progress() as bar, interruptible() as interrupted:
+    with trackers.tracking(run, settings.track, settings.model_dump()) as tracked, progress() as bar, interruptible() as interrupted:
         task = bar.add_task(trainer.name, total=settings.rounds, completed=trainer.round, note="")
         while True:
             try:
@@ -112,6 +113,7 @@ def learn(run: RunFolder, trainer: Trainer, stage: Stage | None = None) -> Outco
                 trainer.leash.roll_back()
                 raise MannersError(_lost(run, trainer, stage, str(error))) from error
             run.log({**metrics, "alarms": trainer.leash.alarms(metrics)})
+            tracked.send(metrics)
             bar.update(task, advance=1, note=f"score {metrics['score']:.3f}  KL {kl_of(metrics):.2f}")
             if settings.snapshot_every and trainer.round % settings.snapshot_every == 0 and stage is not None:
                 keep_policy(run.path / "snapshots" / f"round-{trainer.round:05d}", trainer, stage)

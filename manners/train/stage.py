@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from transformers import PreTrainedModel
 
 import manners
@@ -33,6 +33,7 @@ from manners.model.fetch import quiet
 from manners.model.load import ModelSource, load_model, load_tokenizer, resolve
 from manners.model.probe import check_length, probe
 from manners.model.roles import BASE, Backbone, Lora
+from manners.train import trackers
 from manners.train.learner import Learner, Loss, OptimizerSettings, batches
 from manners.train.memory import MemoryPlan, measured
 
@@ -44,6 +45,8 @@ COMMANDS = {"pairs": "manners dpo", "labelled": "manners kto", "demonstrations":
 
 class TrainSettings(OptimizerSettings):
     """Keys of every trainer that learns from a file of rows."""
+
+    silent: ClassVar[frozenset[str]] = OptimizerSettings.silent | {"track"}
 
     model: str = "smollm2-135m-instruct"
     """Folder, run, adapter, hub id or alias."""
@@ -60,8 +63,11 @@ class TrainSettings(OptimizerSettings):
     max_length: Annotated[int, Field(ge=2)] = 1024
     """Longest prompt plus response in tokens."""
     finetune: Literal["lora", "full"] = "lora"
+    """Train an adapter, or all weights."""
     lora_rank: Annotated[int, Field(ge=1)] = 16
+    """Rank of a fresh adapter."""
     lora_alpha: Annotated[int, Field(ge=1)] = 32
+    """A fresh adapter's product is scaled by alpha / rank."""
     lora_targets: str = "all-linear"
     """Comma-separated names of the layers to adapt, or all-linear."""
     use_dora: bool = False
@@ -72,6 +78,8 @@ class TrainSettings(OptimizerSettings):
     """4bit keeps the frozen weights in four bits (QLoRA); needs the extra qlora."""
     loss: str | None = None
     """A loss of your own, module:function, instead of the trainer's; the trainer's page says what it is given."""
+    track: Annotated[str | None, AfterValidator(trackers.checked)] = None
+    """Give each step to tensorboard, trackio or wandb as well, by commas; none gives it to nobody."""
 
 
 @dataclass(slots=True)
@@ -96,7 +104,7 @@ class Stage:
 
 def identifying(settings: TrainSettings, stage: str) -> dict[str, Any]:
     """What can change a stage's output: its settings but for those that only say where and how often to write, and its data."""
-    content = settings.model_dump(exclude={"out", "save_every"})
+    content = settings.model_dump(exclude={"out", "save_every", "track"})
     path = Path(settings.data)
     content["data_sha256"] = file_hash(path) if path.is_file() else None
     if settings.loss is not None and ":" in settings.loss:
@@ -200,14 +208,17 @@ def fit(
     run.rewind(learner.step_index)
     for record in run.metrics:
         watch(record)
-    with progress() as bar, interruptible() as interrupted:
+    track = settings.track if run.path == Path(settings.out) else None  # a part of a run is given on by who runs it
+    with trackers.tracking(run, track, settings.model_dump()) as tracked, progress() as bar, interruptible() as interrupted:
         task = bar.add_task(name, total=learner.total_steps, completed=learner.step_index, note="")
         for step, indices in enumerate(batches(len(groups), settings.batch_size, settings.epochs, settings.seed)):
             if step < learner.step_index:
                 continue
             metrics = learner.step([groups[i] for i in indices], loss)
             metrics |= watch(metrics)
-            run.log({**metrics, "epoch": step * settings.batch_size / len(groups)})
+            record = {**metrics, "epoch": step * settings.batch_size / len(groups)}
+            run.log(record)
+            tracked.send(record)
             bar.update(task, advance=1, note=f"loss {metrics['loss']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s")
             due = learner.step_index % settings.save_every == 0 and learner.step_index < learner.total_steps
             if due or interrupted.is_set():
@@ -258,6 +269,7 @@ def finish(
 ) -> dict[str, Any]:
     """Write the trained model where the ecosystem finds it (or what `write` puts into the folder), then the manifest. Returns the
     manifest."""
+    trackers.catch_up(run, settings.track, settings.model_dump())
     with files.whole_folder(run.path / "model") as folder, quiet():
         if write is None:
             write_policy(folder, stage, settings)

@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 
 def test_the_panel_tells_what_was_measured(folder):
-    report(ReportSettings(run=str(folder), pictures=str(folder / "pictures")))
+    report(ReportSettings(run=str(folder), pictures=str(folder / "pictures"), scripts=False))
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
     assert "over-optimisation" in page.ids and page.tags.count("svg") == 2
     length = read_json(folder / "curve" / "curve.json")["curves"][0]
@@ -71,5 +71,5 @@ def test_a_run_without_curves_or_with_broken_ones_has_no_panel(tmp_path):
     folder = fabricate.run(tmp_path / "quickstart")
     assert story.overoptimisation(read_run(folder)) == []
     write_json(folder / "sft" / "curve.json", {"curves": [{"name": "x", "points": [{"d": 1}]}, "y"]})
-    report(ReportSettings(run=str(folder)))
+    report(ReportSettings(run=str(folder), scripts=False))
     assert 'id="over-optimisation"' not in (folder / "report.html").read_text(encoding="utf-8")

@@ -1,4 +1,5 @@
-"""`manners report`: what the page says of a made-up run, that nothing in it can run, and that missing parts are left out politely."""
+"""`manners report scripts=false`: what the page says of a made-up run, that nothing in it can run, and that missing parts are left out
+politely. The page with scripts is the same and more: test_scripts.py."""
 
 import json
 import re
@@ -65,7 +66,7 @@ class Page(HTMLParser):
 def made(tmp_path_factory) -> Path:
     """A run of one seed and its page."""
     folder = fabricate.run(tmp_path_factory.mktemp("runs") / "quickstart")
-    report(ReportSettings(run=str(folder)))
+    report(ReportSettings(run=str(folder), scripts=False))
     return folder
 
 
@@ -132,7 +133,7 @@ def test_what_a_model_wrote_is_text_and_nothing_else(tmp_path):
     safe = {key: value.encode("utf-8", "replace").decode() for key, value in swap.items()}  # files are UTF-8
     folder = fabricate.run(tmp_path / "run", tests=20, held_out=4, replace=safe)
     write_json(folder / "plan.json", {"file": PLANTED[1], "recipe": {"about": PLANTED[2]}, "versions": {PLANTED[0]: PLANTED[1]}})
-    report(ReportSettings(run=str(folder)))
+    report(ReportSettings(run=str(folder), scripts=False))
     text = (folder / "report.html").read_text(encoding="utf-8")
     page = Page(text)
     assert not {"script", "img", "b0"} & set(page.tags) and not [name for name, _ in page.attributes if name.startswith("on")]
@@ -151,13 +152,13 @@ def test_a_lone_surrogate_does_not_stop_the_page(made, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")  # as an escape, which JSON allows
     write_json(folder / "compare" / "settings.json", {})
     write_json(folder / "compare" / "manifest.json", {"stage": "compare"})
-    report(ReportSettings(run=str(folder)))
+    report(ReportSettings(run=str(folder), scripts=False))
     assert "half ? pair" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_several_seeds(tmp_path):
     folder = fabricate.run(tmp_path / "run", seeds=2, tests=30, held_out=10)
-    told = report(ReportSettings(run=str(folder), out=str(tmp_path / "page.html")))
+    told = report(ReportSettings(run=str(folder), out=str(tmp_path / "page.html"), scripts=False))
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert "2 training runs" in page.text and "seed-1/dpo" in page.text
     assert told["out"] == str(tmp_path / "page.html") and not (folder / "report.html").exists()
