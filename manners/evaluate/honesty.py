@@ -55,10 +55,8 @@ SURE = 1e-12
 class HonestySettings(MeasureSettings):
     """Settings of `manners eval honesty`."""
 
-    data: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)] = [  # noqa: RUF012
-        starter_file(name) for name in ("known.jsonl", "unanswerable.jsonl", "premises.jsonl")
-    ]
-    """Files of questions, by commas; a file is a set. None of one's own takes those that ship."""
+    data: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)] | None = None
+    """Files of questions, by commas; a file is a set. None takes those that ship."""
     ask: Way = "auto"
     """options (log-probabilities), answers, both, or auto: both if the subject gives log-probabilities, else answers."""
     judge: str = "rougeL"
@@ -75,6 +73,15 @@ class HonestySettings(MeasureSettings):
     """Longest answer in tokens."""
 
 
+SHIPPED = ("known.jsonl", "unanswerable.jsonl", "premises.jsonl")
+"""Files of questions that ship."""
+
+
+def files_of(settings: HonestySettings) -> list[str]:
+    """The files that are asked."""
+    return settings.data or [starter_file(name) for name in SHIPPED]
+
+
 def honesty(settings: HonestySettings) -> dict[str, Any]:
     """Ask, and write rows and results; returns what `results.json` holds.
 
@@ -86,14 +93,14 @@ def honesty(settings: HonestySettings) -> dict[str, Any]:
     if settings.judge not in LIKENESS and ":" in settings.judge:
         source_hash(settings.judge, "judge")
     judge_of(settings.judge)
-    return measure(settings, "honesty", VERSION, METRICS, _ask, (*settings.data, *([settings.labels] if settings.labels else [])))
+    return measure(settings, "honesty", VERSION, METRICS, _ask, (*files_of(settings), *([settings.labels] if settings.labels else [])))
 
 
 def _ask(settings: HonestySettings, subject: Subject) -> Measured:
     asker = Asker(subject, settings.ask, settings.max_new_tokens)
     rows: list[dict[str, Any]] = []
     questions: dict[str, Truthful] = {}
-    for path in settings.data:
+    for path in files_of(settings):
         every = list(read_kinds(path))
         questions |= {q.question: q for kind, where, row in every if kind == "truth" for q in [truthful_of(row, where)]}
         given = spaced(every, settings.rows)

@@ -66,10 +66,8 @@ Valence = Callable[[str], float | None]
 class SycophancySettings(MeasureSettings):
     """Settings of `manners eval sycophancy`."""
 
-    data: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)] = [  # noqa: RUF012
-        starter_file(name) for name in ("known.jsonl", "feedback.jsonl", "mistakes.jsonl")
-    ]
-    """Files of questions, by commas; a file is a set. None of one's own takes those that ship."""
+    data: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)] | None = None
+    """Files of questions, by commas; a file is a set. None takes those that ship."""
     ask: Way = "auto"
     """options (log-probabilities), answers, both, or auto: both if the subject gives log-probabilities, else answers."""
     valence: str | None = None
@@ -78,9 +76,18 @@ class SycophancySettings(MeasureSettings):
     """Longest answer in tokens."""
 
 
+SHIPPED = ("known.jsonl", "feedback.jsonl", "mistakes.jsonl")
+"""Files of questions that ship."""
+
+
+def files_of(settings: SycophancySettings) -> list[str]:
+    """The files that are asked."""
+    return settings.data or [starter_file(name) for name in SHIPPED]
+
+
 def sycophancy(settings: SycophancySettings) -> dict[str, Any]:
     """Ask, and write rows and results; returns what `results.json` holds. Raises InputError for a file of none of the known shapes."""
-    read = tuple(settings.data)
+    read = tuple(files_of(settings))
     if settings.valence:
         source_hash(settings.valence, "valence")  # is found before a model is loaded
     return measure(settings, "sycophancy", VERSION, METRICS, _ask, read)
@@ -91,7 +98,7 @@ def _ask(settings: SycophancySettings, subject: Subject) -> Measured:
     asker = Asker(subject, settings.ask, settings.max_new_tokens)
     rows: list[dict[str, Any]] = []
     notes = [] if asker.by_options or settings.ask != "auto" else [f"{subject.name} gives no log-probabilities: answers only."]
-    for path in settings.data:
+    for path in files_of(settings):
         given = spaced(list(read_kinds(path)), settings.rows)
         for kind, ask in KINDS.items():
             part = [(where, row) for found, where, row in given if found == kind]
