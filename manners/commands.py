@@ -83,7 +83,7 @@ COMMANDS = {
     "eval against": Command(
         "manners.evaluate.against", "AgainstSettings", "against", "Evaluations of one kind, row by row: what got better, what worse."
     ),
-    "eval leash": Command("manners.report.tax", "LeashSettings", "leash", "Tax against KL of several runs, as a figure."),
+    "eval leash": Command("manners.report.tax", "LeashSettings", "leash", "Tax against KL of several runs, as a figure.", stage=False),
     "eval lm-eval": Command("manners.evaluate.harness", "HarnessSettings", "lm_eval", "Any task of the evaluation harness."),
     "eval references": Command(
         "manners.evaluate.references", "ReferencesSettings", "references", "Answers against reference answers, cluster by cluster."

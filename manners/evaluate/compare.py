@@ -77,13 +77,13 @@ class CompareSettings(Settings):
     plural: ClassVar[bool] = True
     silent: ClassVar[frozenset[str]] = frozenset({"out", "summary"})
 
-    runs: Annotated[list[str], BeforeValidator(as_names), Field(min_length=1)] | None = None
+    runs: Annotated[list[str], BeforeValidator(as_names, json_schema_input_type=str | list[str]), Field(min_length=1)] | None = None
     """Folders whose evaluations are compared: a recipe's run (all of its models), an evaluation, or a trained model that was evaluated."""
     models: Folders | None = None
     """Evaluation folders by model, one a seed: "start=DIR sft=DIR,DIR", or a mapping in a file."""
     metric: str = "gold"
     """The quality that is compared: a metric of docs/evaluate.md, or a number that each row of answers.jsonl holds, as parts.ends."""
-    against: Annotated[list[str], BeforeValidator(as_names), Field(min_length=1)] | None = None
+    against: Annotated[list[str], BeforeValidator(as_names, json_schema_input_type=str | list[str]), Field(min_length=1)] | None = None
     """Compare each model with these alone, by commas; the family of tests is smaller then. Name them before you look."""
     logprobs: Folders | None = None
     """Files of manners logprob by model, one a seed: answers that none was trained on, scored under each."""

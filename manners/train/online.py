@@ -169,6 +169,8 @@ def check(settings: OnlineSettings) -> None:
         raise InputError("people's labels have noise of their own; leave out noise, which goes with labels=reward.")
     if settings.gamma_beta_ratio is not None and "gamma_beta_ratio" not in find_loss(settings.loss).settings:
         raise InputError(f"loss={settings.loss} has no gamma_beta_ratio; leave it out, or use loss=simpo.")
+    if settings.soft_labels:
+        raise InputError("soft_labels needs pairs that say how sure they are, and a round's own pairs do not; leave it out.")
     if loss.needs_margin and (settings.noise > 0 or settings.labels == "people"):
         raise InputError(f"loss={settings.loss} asks by how much the better answer is better, which a reward without noise says alone.")
     if settings.finetune == "full":
