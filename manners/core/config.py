@@ -31,6 +31,11 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
+def as_list(value: Any) -> Any:
+    """Words that commas part as a list; a list as it is."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
 def load_settings(kind: type[S], config: str | Path | None = None, overrides: Sequence[str] = ()) -> S:
     """Settings of a stage from an optional YAML file and overriding `key=value` words (values are read as YAML,
     but where the setting is text, as they stand).

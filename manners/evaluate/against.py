@@ -21,10 +21,10 @@ from rich.table import Table
 
 import manners
 from manners.core import files
-from manners.core.config import Settings
+from manners.core.config import Settings, as_list
 from manners.core.console import console
 from manners.core.errors import InputError, nearest
-from manners.evaluate.compare import Folders, as_names
+from manners.evaluate.compare import Folders
 from manners.evaluate.intervals import RESAMPLES
 from manners.evaluate.paired import ALPHA, NO_DIFFERENCE, judge, paired, too_many, unknown
 
@@ -40,11 +40,11 @@ class AgainstSettings(Settings):
     positional: ClassVar[str] = "runs"
     plural: ClassVar[bool] = True
 
-    runs: Annotated[list[str], BeforeValidator(as_names), Field(min_length=2)] | None = None
+    runs: Annotated[list[str], BeforeValidator(as_list), Field(min_length=2)] | None = None
     """Folders of finished evaluations of one kind; each later one is compared with the first."""
     models: Folders | None = None
     """The same with names, one folder a seed: "sft=DIR,DIR dpo=DIR,DIR". The first is what the others are compared with."""
-    metrics: Annotated[list[str], BeforeValidator(as_names), Field(min_length=1)] | None = None
+    metrics: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)] | None = None
     """Compare these alone, by commas; the family of tests is smaller then. Name them before you look."""
     pairs: str = "first"
     """first: each with the first; all: each with each before it."""

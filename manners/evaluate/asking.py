@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from importlib.resources import files as resources
-from typing import Any, Literal
+from typing import Literal
 
 from manners.core.records import Group, Prompt, Response
 from manners.evaluate.choices import Option
@@ -15,11 +15,6 @@ Way = Literal["auto", "options", "answers", "both"]
 def starter_file(name: str) -> str:
     """Where a file of questions that ships lies."""
     return str(resources("manners.data.starter").joinpath("questions", name))
-
-
-def as_list(value: Any) -> Any:
-    """Words that commas part as a list; a list as it is."""
-    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
 class Asker:

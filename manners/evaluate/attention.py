@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field
 
+from manners.core.config import as_list
 from manners.core.console import progress
 from manners.core.errors import InputError
 from manners.core.records import TEXT_ROLE, Group, Message, Prompt, Response
@@ -21,7 +22,6 @@ from manners.data.formats import read
 from manners.evaluate.beside import beside, own, speaker
 from manners.evaluate.measurement import Measured, MeasureSettings, measure
 from manners.evaluate.profiles import MARGIN, MEASURES, Profiles, difference, equivalence, halves
-from manners.evaluate.prompts import as_list
 from manners.evaluate.results import Metric, Result, result, result_of
 from manners.evaluate.subject import LocalSubject, Subject
 from manners.evaluate.tafagent import DISTANCES, last_rows, length_of, random_prompts

@@ -22,7 +22,7 @@ from rich.table import Table
 
 import manners
 from manners.core import files
-from manners.core.config import Settings
+from manners.core.config import Settings, as_list
 from manners.core.console import console
 from manners.core.errors import InputError, nearest
 from manners.core.run import stage_seconds
@@ -58,12 +58,7 @@ def as_models(value: Any) -> Any:
         value = {name: folders for name, _, folders in pairs}
     if not isinstance(value, dict):
         return value
-    return {k: as_names(v) for k, v in value.items()}
-
-
-def as_names(value: Any) -> Any:
-    """Words that commas part as a list; a list as it is."""
-    return [f.strip() for f in value.split(",") if f.strip()] if isinstance(value, str) else value
+    return {k: as_list(v) for k, v in value.items()}
 
 
 Folders = Annotated[dict[str, Annotated[list[str], Field(min_length=1)]], BeforeValidator(as_models), Field(min_length=1)]
@@ -77,13 +72,13 @@ class CompareSettings(Settings):
     plural: ClassVar[bool] = True
     silent: ClassVar[frozenset[str]] = frozenset({"out", "summary"})
 
-    runs: Annotated[list[str], BeforeValidator(as_names, json_schema_input_type=str | list[str]), Field(min_length=1)] | None = None
+    runs: Annotated[list[str], BeforeValidator(as_list, json_schema_input_type=str | list[str]), Field(min_length=1)] | None = None
     """Folders whose evaluations are compared: a recipe's run (all of its models), an evaluation, or a trained model that was evaluated."""
     models: Folders | None = None
     """Evaluation folders by model, one a seed: "start=DIR sft=DIR,DIR", or a mapping in a file."""
     metric: str = "gold"
     """The quality that is compared: a metric of docs/evaluate.md, or a number that each row of answers.jsonl holds, as parts.ends."""
-    against: Annotated[list[str], BeforeValidator(as_names, json_schema_input_type=str | list[str]), Field(min_length=1)] | None = None
+    against: Annotated[list[str], BeforeValidator(as_list, json_schema_input_type=str | list[str]), Field(min_length=1)] | None = None
     """Compare each model with these alone, by commas; the family of tests is smaller then. Name them before you look."""
     logprobs: Folders | None = None
     """Files of manners logprob by model, one a seed: answers that none was trained on, scored under each."""

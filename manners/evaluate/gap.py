@@ -21,10 +21,10 @@ from rich.table import Table
 
 import manners
 from manners.core import files
-from manners.core.config import Settings
+from manners.core.config import Settings, as_list
 from manners.core.console import console
 from manners.core.errors import InputError, nearest
-from manners.evaluate.compare import ORDER, CompareSettings, Folders, as_names, model_name, models_of, read_answers
+from manners.evaluate.compare import ORDER, CompareSettings, Folders, model_name, models_of, read_answers
 from manners.evaluate.measures import Row, metric_values
 from manners.evaluate.paired import ALPHA, judge
 from manners.evaluate.strata import combined, difference
@@ -43,7 +43,7 @@ class GapSettings(Settings):
     positional: ClassVar[str] = "runs"
     plural: ClassVar[bool] = True
 
-    runs: Annotated[list[str], BeforeValidator(as_names), Field(min_length=1)] | None = None
+    runs: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)] | None = None
     """Folders with evaluations: a recipe's run (its models, and the diversity that it measured), or an evaluation of its own."""
     models: Folders | None = None
     """Folders of manners evaluate by model, one a seed: "sft=DIR dpo=DIR,DIR", or a mapping in a file."""

@@ -13,9 +13,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from manners.core.config import as_list
 from manners.core.console import progress
 from manners.core.errors import InputError
-from manners.evaluate.compare import as_names
 from manners.evaluate.continuations import Scorer
 from manners.evaluate.intervals import Z
 from manners.evaluate.measurement import Measured, MeasureSettings, measure
@@ -38,7 +38,7 @@ class HarnessSettings(MeasureSettings):
     plural: ClassVar[bool] = True
     silent: ClassVar[frozenset[str]] = MeasureSettings.silent | {"micro_tokens"}
 
-    tasks: Annotated[list[str], BeforeValidator(as_names), Field(min_length=1)]
+    tasks: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
     """Names of the harness's tasks, or of task files in `include`."""
     include: str | None = None
     """Folder of further task files."""

@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field
 
+from manners.core.config import as_list
 from manners.core.errors import InputError
 from manners.core.plugins import source_hash
 from manners.core.records import Prompt
 from manners.data.files import read_rows
-from manners.evaluate.asking import Asker, Way, as_list, starter_file
+from manners.evaluate.asking import Asker, Way, starter_file
 from manners.evaluate.choices import Rule, confidence
 from manners.evaluate.intervals import absent, ends, mean_interval, resampled_columns
 from manners.evaluate.known import Known, is_known, known_of, letter

@@ -21,10 +21,9 @@ from rich.table import Table
 
 import manners
 from manners.core import files
-from manners.core.config import Settings
+from manners.core.config import Settings, as_list
 from manners.core.console import console
 from manners.core.errors import InputError, nearest
-from manners.evaluate.asking import as_list
 from manners.evaluate.compare import Folders, read_answers
 from manners.evaluate.intervals import mean_interval
 from manners.evaluate.paired import HIGHER, LOWER, judge, paired, unknown

@@ -27,7 +27,7 @@ from manners.evaluate.intervals import absent, percent_interval
 from manners.feedback.agreement import coefficients
 from manners.feedback.comparisons import Comparison, read_comparisons
 from manners.feedback.judge import Opinion, of_panel, side
-from manners.feedback.judge_settings import CompareKeys, as_list
+from manners.feedback.judge_settings import CompareKeys, one_as_list
 from manners.feedback.judging import compared, identifying
 from manners.model.sampler import AnySampler
 
@@ -49,7 +49,7 @@ class CheckSettings(CompareKeys):
     """Names of columns and coding of labels, as in prompt=query,a=reply_1,b=reply_2,coding=1/2/0."""
     rows: Annotated[int, Field(ge=1)] | None = None
     """Use the first so many comparisons only."""
-    own: Annotated[list[str] | None, BeforeValidator(as_list)] = None
+    own: Annotated[list[str] | None, BeforeValidator(one_as_list)] = None
     """Names that the file gives to the judge's own answers, for its bias towards itself. None takes the judge's name."""
 
 

@@ -13,12 +13,12 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BeforeValidator, Field
 
 from manners.core import files
-from manners.core.config import Settings
+from manners.core.config import Settings, as_list
 from manners.core.console import console, progress
 from manners.core.errors import InputError
 from manners.data.chat import ChatFormat
 from manners.data.formats import DataFile, parse_map, read
-from manners.evaluate.prompts import as_list, set_name
+from manners.evaluate.prompts import set_name
 from manners.model.load import load_tokenizer, resolve
 from manners.model.logprob import load_frozen, response_logps
 from manners.model.probe import check_length, probe

@@ -20,12 +20,12 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
+from manners.core.config import as_list
 from manners.core.console import console
 from manners.core.errors import InputError
 from manners.core.records import Group, Message, Prompt, Response
 from manners.data.files import read_rows
 from manners.evaluate.choices import RULES, Option, choose, confidence
-from manners.evaluate.compare import as_names
 from manners.evaluate.continuations import Scorer
 from manners.evaluate.measurement import Measured, MeasureSettings, measure, spaced
 from manners.evaluate.question_shapes import ANSWER, SHAPES, Layout, Question, examples_of, put, shape_of
@@ -40,7 +40,7 @@ CHANCE = Metric("chance", "none")
 """Right options / options: what guessing gets."""
 BY_TOKENS = ("accuracy_mean",)
 """Metrics that hang on how the tokenizer cuts, and are not compared across tokenizers."""
-Files = Annotated[list[str], BeforeValidator(as_names), Field(min_length=1)]
+Files = Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
 
 
 class ChoicesSettings(MeasureSettings):

@@ -24,7 +24,7 @@ from rich.table import Table
 
 import manners
 from manners.core import files
-from manners.core.config import Settings
+from manners.core.config import Settings, as_list
 from manners.core.console import console, progress
 from manners.core.errors import InputError
 from manners.core.records import Group, Prompt, Response
@@ -32,7 +32,7 @@ from manners.core.run import content_hash, file_hash, open_run
 from manners.data.chat import ChatFormat
 from manners.evaluate import curves, hacking
 from manners.evaluate.pools import Pool, members_of, pool_of, read_pool, scored, told
-from manners.evaluate.prompts import MICRO_TOKENS, as_list
+from manners.evaluate.prompts import MICRO_TOKENS
 from manners.feedback.rewards import RewardSpec, identifying_reward
 from manners.model.draw import Sampling
 from manners.model.load import ModelSource, load_model, load_tokenizer, resolve

@@ -24,7 +24,7 @@ from pydantic import BeforeValidator, Field
 
 import manners
 from manners.core import files
-from manners.core.config import Settings
+from manners.core.config import Settings, as_list
 from manners.core.console import console, progress
 from manners.core.errors import InputError
 from manners.core.records import Group, Prompt
@@ -46,11 +46,6 @@ from manners.ops.best_of_n import kl_bound
 from manners.reason.best_of_n import BestOfN
 
 MICRO_TOKENS = 2048
-
-
-def as_list(value: Any) -> Any:
-    """Words that commas part as a list; a list as it is."""
-    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
 
 
 def as_checks(value: Any) -> Any:

@@ -18,12 +18,13 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 import numpy as np
 from pydantic import BeforeValidator, Field
 
+from manners.core.config import as_list
 from manners.core.errors import InputError, nearest
 from manners.core.records import Prompt, Response
 from manners.evaluate.at_k import maj_at_k, pass_at_k
 from manners.evaluate.intervals import SEED, absent, mean_interval
 from manners.evaluate.measurement import Measured, MeasureSettings, measure, spaced
-from manners.evaluate.prompts import as_list, set_name
+from manners.evaluate.prompts import set_name
 from manners.evaluate.questions import AUTO, Question, read_questions
 from manners.evaluate.results import Metric
 from manners.evaluate.subject import LocalSubject, SampledSubject, Subject, sampled

@@ -13,12 +13,12 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import BeforeValidator, Field
 
+from manners.core.config import as_list
 from manners.core.errors import InputError, nearest
 from manners.core.records import Group
 from manners.evaluate.golds import NO_ANSWER, Question, read_golds
 from manners.evaluate.intervals import absent
 from manners.evaluate.measurement import Measured, MeasureSettings, measure, spaced
-from manners.evaluate.prompts import as_list
 from manners.evaluate.results import Result, result
 from manners.evaluate.strata import combined
 from manners.evaluate.subject import Subject

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BeforeValidator, Field
 
+from manners.core.config import as_list
 from manners.core.console import progress
 from manners.core.errors import InputError
 from manners.core.records import Group, Prompt, Response, TokenGroup
@@ -25,7 +26,6 @@ from manners.data.formats import read
 from manners.evaluate.beside import beside, own, speaker
 from manners.evaluate.intervals import ends, resampled_columns
 from manners.evaluate.measurement import Measured, MeasureSettings, measure, spaced
-from manners.evaluate.prompts import as_list
 from manners.evaluate.results import Result, result
 from manners.evaluate.subject import MICRO_TOKENS, Subject
 from manners.model.draw import Sampling

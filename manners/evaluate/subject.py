@@ -8,6 +8,7 @@ A model does both. An endpoint and a file only answer: an evaluation that needs 
 the prompts it holds; an answer it lacks is None in `answers`, and unscored.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,7 +30,7 @@ OUTPUTS = ("answer", "response", "output", "completion", "prediction", "text")
 """Columns of a file of recorded outputs that may hold the answer, the first that is there."""
 
 
-class Subject:
+class Subject(ABC):
     """Something that answers, and may score text. `name` is how it was named, `fmt` its chat format (None for a file or an endpoint)."""
 
     name: str
@@ -37,9 +38,9 @@ class Subject:
     scores: bool = False
     """Whether `options` gives log-probabilities."""
 
+    @abstractmethod
     def answer(self, prompts: Sequence[Prompt], sampling: Sampling, *, samples: int = 1, what: str = "answers") -> list[Group]:
         """A group with `samples` answers for each prompt, in order; a group without responses where there is no answer."""
-        raise NotImplementedError
 
     def options(self, groups: Sequence[Group], *, what: str = "options") -> list[list[Option]]:
         """For each group each response's summed log-probability (nats, without the stop token) after the prompt in the subject's
@@ -129,8 +130,8 @@ def open_subject(name: str, fmt: str = "auto", *, slots: int = 32) -> Subject:
         from manners.model.endpoint import ChatEndpoint  # only here: it asks for the network
 
         return SampledSubject(name, ChatEndpoint.named(name))
-    if Path(name).is_file() and name.lower().endswith(ENDINGS + GZIP_ENDINGS):
-        return RecordedSubject(name)
+    if name.lower().endswith(ENDINGS + GZIP_ENDINGS) and not Path(name).is_dir():
+        return RecordedSubject(name)  # which says so if there is no such file
     source = resolve(name)
     tokenizer = load_tokenizer(source)
     chat_format = ChatFormat.of(tokenizer, fmt)

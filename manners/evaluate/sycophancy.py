@@ -18,11 +18,12 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from manners.core.config import as_list
 from manners.core.errors import InputError
 from manners.core.plugins import load_function, source_hash
 from manners.core.records import Message, Prompt
 from manners.data.files import read_rows
-from manners.evaluate.asking import Asker, Way, as_list, starter_file
+from manners.evaluate.asking import Asker, Way, starter_file
 from manners.evaluate.choices import confidence
 from manners.evaluate.known import Known, is_known, known_of, letter, with_options
 from manners.evaluate.measurement import Measured, MeasureSettings, measure, spaced

@@ -17,11 +17,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from manners.core.config import as_list
 from manners.core.errors import InputError, nearest
 from manners.core.files import read_mapping
 from manners.core.records import Message, Prompt
 from manners.data.files import read_rows
-from manners.evaluate.compare import as_names
 from manners.evaluate.continuations import Scorer
 from manners.evaluate.measurement import Measured, MeasureSettings, measure, spaced
 from manners.evaluate.multiple_choice import BY_TOKENS, METRICS, details_of, file_items, is_task_file, ranked, task_items
@@ -46,7 +46,7 @@ PARTS: dict[str, tuple[Kind, str]] = {
     "text": ("loss", ""),
 }
 """The battery: what kind a part is, and its shape or family of tasks."""
-Files = Annotated[list[str], BeforeValidator(as_names), Field(min_length=1)]
+Files = Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
 
 
 class Part(BaseModel):

@@ -12,12 +12,13 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field
 
+from manners.core.config import as_list
 from manners.core.errors import InputError
 from manners.core.records import Prompt
 from manners.evaluate.diversity import embedding_distance, entropy, expectation_adjusted, self_bleu
 from manners.evaluate.intervals import absent
 from manners.evaluate.measurement import Measured, MeasureSettings, measure, spaced
-from manners.evaluate.prompts import as_list, read_prompts
+from manners.evaluate.prompts import read_prompts
 from manners.evaluate.results import Direction, Metric, Result, result
 from manners.evaluate.sentences import Sentences, folder_of
 from manners.evaluate.subject import Subject

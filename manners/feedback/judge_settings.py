@@ -9,7 +9,7 @@ from manners.core.config import Settings
 ULTRAFEEDBACK = ["instruction_following", "honesty", "truthfulness", "helpfulness"]
 
 
-def as_list(value: Any) -> Any:
+def one_as_list(value: Any) -> Any:
     """One text as a list of it."""
     return [value] if isinstance(value, str) else value
 
@@ -19,7 +19,7 @@ class JudgeSettings(Settings):
 
     silent: ClassVar[frozenset[str]] = frozenset({"out", "budget", "concurrency", "timeout", "tries", "per_minute", "key_env", "slots"})
 
-    judge: Annotated[list[str], BeforeValidator(as_list), Field(min_length=1)]
+    judge: Annotated[list[str], BeforeValidator(one_as_list), Field(min_length=1)]
     """The judge: folder, run, adapter, hub id or alias; http://HOST/v1#MODEL for an endpoint. A list is a panel."""
     format: str = "auto"
     """plain, chatml, template (the tokenizer's own), auto. Of a model, not an endpoint."""

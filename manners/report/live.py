@@ -19,10 +19,9 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BeforeValidator, Field
 
-from manners.core.config import Settings
+from manners.core.config import Settings, as_list
 from manners.core.console import console
 from manners.core.errors import InputError
-from manners.evaluate.compare import as_names
 from manners.feedback.web import serving
 from manners.feedback.web.safety import Guard, is_loopback
 from manners.report import assets
@@ -52,7 +51,7 @@ class WatchSettings(Settings):
     positional: ClassVar[str] = "runs"
     plural: ClassVar[bool] = True
 
-    runs: Annotated[list[str], BeforeValidator(as_names)] | None = None
+    runs: Annotated[list[str], BeforeValidator(as_list)] | None = None
     """Folders: runs, finished evaluations, or folders that hold some. None is runs/quickstart."""
     host: str = "127.0.0.1"
     """Address to serve at; only this machine's own."""

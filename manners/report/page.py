@@ -20,9 +20,8 @@ from pydantic import BeforeValidator
 
 import manners
 from manners.core import files
-from manners.core.config import Settings
+from manners.core.config import Settings, as_list
 from manners.core.console import console
-from manners.evaluate.compare import as_names
 from manners.report import assets, charts, figures, story
 from manners.report.assets import style_sheet
 from manners.report.audit import audit
@@ -46,7 +45,7 @@ class ReportSettings(Settings):
     writes: ClassVar[str] = "report.html"
     silent: ClassVar[frozenset[str]] = frozenset({"out", "copy_to", "pictures"})
 
-    runs: Annotated[list[str], BeforeValidator(as_names)] | None = None
+    runs: Annotated[list[str], BeforeValidator(as_list)] | None = None
     """Folders: runs, finished evaluations, or folders that hold some."""
     run: str | None = None
     """The same for one folder; with neither, runs/quickstart."""
